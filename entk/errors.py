@@ -1,0 +1,33 @@
+"""Error types, one per next step of the user; all derive from `EntkError`."""
+
+
+class EntkError(Exception):
+    """Base class: `except EntkError` catches every error that entk raises on purpose."""
+
+
+class InputError(EntkError, ValueError):
+    """An argument cannot be used: pass another one (shape, dtype, device, name, value)."""
+
+
+class ModelStateError(EntkError, RuntimeError):
+    """The per-sample Jacobian is not defined in this state: call `model.eval()` or change it."""
+
+
+class UnsupportedModelError(EntkError, RuntimeError):
+    """The model does something that no path can differentiate per sample: leave that part out."""
+
+
+class BackendUnavailableError(EntkError, RuntimeError):
+    """The named backend cannot serve this request: use `backend="auto"` or install what is named."""
+
+
+class ResumeError(EntkError, RuntimeError):
+    """Unfinished work at this path belongs to another request: pass another path or `resume=False`."""
+
+
+class KernelFileError(EntkError, OSError):
+    """The file is not a kernel written by entk, or is damaged: write it again."""
+
+
+class UndefinedDistanceError(EntkError, ValueError):
+    """The distance has no value for these kernels (zero, NaN or infinite): look at the kernel named."""

@@ -1,0 +1,220 @@
+"""Runs a plan: features of each block of samples, their products tile by tile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from entk.capture import check_state
+from entk.errors import InputError
+from entk.factors import Factors, kernel_shape
+from entk.features import capture_block
+from entk.inputs import check_model, check_outputs, check_samples, parameter_names
+from entk.ops import choose_backend
+from entk.ops.gram import gram
+from entk.ops.pairs_gram import pairs_gram
+from entk.plan import Plan, Rates, layer_costs, parse_bytes
+from entk.precision import ieee
+from entk.survey import Survey, survey
+from entk.tiling import available_memory, choose_tiles, footprint
+
+SMALL = 4096  # parameters with fewer entries share one product
+WHOLE = ""  # the group of a kernel that is not split by layer
+
+Tile = dict[str, Tensor]  # group -> tile of that group's kernel
+
+
+@dataclass(frozen=True)
+class Block:
+    """Features of a block of samples: per group a list of rows [N, O, P] and factors."""
+
+    samples: int
+    groups: dict[str, list[Tensor | Factors]]
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A model, what was found out about it, and the plan to run."""
+
+    model: nn.Module
+    found: Survey
+    plan: Plan
+    by_layer: bool = False
+
+    @property
+    def groups(self) -> list[str]:
+        names = [layer_name(s.name) if self.by_layer else WHOLE for s in self.found.served]
+        return list(dict.fromkeys(names))
+
+    def block(self, x: Tensor) -> Block:
+        """What the samples x contribute, in the form that the plan's strategies need."""
+        with ieee():
+            made = capture_block(self.model, self.found, x, self.plan)
+        groups: dict[str, list] = {group: [] for group in self.groups}
+        for name, part in made.items():
+            groups[layer_name(name) if self.by_layer else WHOLE].append(part)
+        return Block(len(x), {group: _join_small(parts) for group, parts in groups.items()})
+
+    def tile(self, x: Block, z: Block, like: Tensor, lower: bool) -> Tile:
+        """The tile of two blocks, with the dtype and device of `like`; `lower`: one and the same."""
+        shape = kernel_shape(x.samples, z.samples, self.found.outputs, self.plan.outputs)
+        found = {}
+        with ieee():
+            for group in self.groups:
+                out = found[group] = like.new_zeros(shape)
+                for one, two in zip(x.groups[group], z.groups[group], strict=True):
+                    product = gram if isinstance(one, Tensor) else pairs_gram
+                    product(one, two, out, self.plan.outputs, lower=lower)
+                if lower:
+                    mirror(out, self.plan.outputs)
+        return found
+
+    def tiles(
+        self, x: Tensor, z: Tensor | None, wanted: Iterable[tuple[int, int]]
+    ) -> Iterator[tuple[int, int, Tile]]:
+        """The wanted tiles (i, j, tile), a panel of kept blocks at a time against streamed ones."""
+        todo = list(wanted)
+        rows = sorted({i for i, _ in todo})
+        panel = max(self.plan.keep - 1, 1)
+        if self.plan.keep >= self.plan.blocks[0] + (0 if z is None else 1):
+            panel = len(rows)
+        for start in range(0, len(rows), panel or 1):
+            chosen = rows[start : start + panel]
+            yield from self._panel(x, z, chosen, [t for t in todo if t[0] in chosen])
+
+    def _panel(self, x, z, rows: list[int], todo: list[tuple[int, int]]) -> Iterator:
+        like = next(self.model.parameters())
+        kept = {i: self.block(x[self.plan.span(i)]) for i in rows}
+        for j in sorted({j for _, j in todo}):
+            if z is None:
+                other = kept[j] if j in kept else self.block(x[self.plan.span(j)])
+            else:
+                other = self.block(z[self.plan.span(j, axis=1)])
+            for i in (i for i, column in todo if column == j):
+                yield i, j, self.tile(kept[i], other, like, lower=z is None and i == j)
+
+
+def layer_name(parameter: str) -> str:
+    """The module that a parameter belongs to; a parameter of the model itself is its own layer."""
+    return parameter.rpartition(".")[0] or parameter
+
+
+def _join_small(parts: list[Tensor | Factors]) -> list[Tensor | Factors]:
+    """Rows of biases, norms and other small parameters side by side: one product for all."""
+    small = [p for p in parts if isinstance(p, Tensor) and p.shape[2] <= SMALL]
+    rest = [p for p in parts if not isinstance(p, Tensor) or p.shape[2] > SMALL]
+    return rest + ([torch.cat(small, 2)] if len(small) > 1 else small)
+
+
+def mirror(tile: Tensor, outputs: str) -> Tensor:
+    """Fill the part above the diagonal from the one below it, in place: exactly symmetric."""
+    square = tile.view(tile.shape[0] * tile.shape[1], -1) if outputs == "all" else tile
+    square.tril_()
+    square.add_(square.tril(-1).mT)
+    return tile
+
+
+def transposed(tile: Tensor, outputs: str) -> Tensor:
+    """The tile of (z, x) from that of (x, z)."""
+    return tile.permute(2, 3, 0, 1) if outputs == "all" else tile.mT
+
+
+def place(out: Tensor, tile: Tensor, rows: slice, columns: slice, outputs: str) -> None:
+    """Write a tile into the kernel of all samples."""
+    if outputs == "all":
+        out[rows, :, columns] = tile
+    else:
+        out[..., rows, columns] = tile
+
+
+def prepare(
+    model: nn.Module,
+    x: Tensor,
+    z: Tensor | None,
+    outputs: str,
+    params: Iterable[str] | None,
+    precision: str | None = None,
+) -> tuple[tuple[str, ...], Survey]:
+    """Check every argument and look at the model; nothing of the kernel is computed yet."""
+    check_model(model)
+    check_outputs(outputs)
+    names = parameter_names(model, params)
+    check_samples(model, x, z, names)
+    check_state(model)
+    with ieee():
+        return names, survey(model, x, names, outputs == "sum")
+
+
+def make_plan(
+    found: Survey,
+    x: Tensor,
+    z: Tensor | None,
+    like: Tensor,
+    outputs: str,
+    *,
+    memory: int | str | None = None,
+    block: int | None = None,
+    strategy: str | None = None,
+    backend: str = "auto",
+    copies: int = 1,
+    streamed: bool = False,
+) -> Plan:
+    """A plan from a survey; `copies` kernels are kept (by_layer), none if the result is streamed."""
+    samples = (len(x), len(x if z is None else z))
+    backend = choose_backend(backend)
+    if block is not None and (not isinstance(block, int) or block < 1):
+        raise InputError(f"block={block!r}, expected a number of samples, at least 1")
+    memory = available_memory(like.device) if memory is None else parse_bytes(memory)
+    costs = layer_costs(found, samples, outputs, z is None, like.element_size(), strategy, Rates())
+    shape = kernel_shape(*samples, found.outputs, outputs)
+    result = 0 if streamed else copies * like.element_size() * torch.Size(shape).numel()
+    size = footprint(found, costs, outputs, like.element_size(), result)
+    tiles = choose_tiles(size, samples, found.outputs, memory, block, z is None)
+    block, chunk, keep, peak = tiles
+    return Plan(
+        layers=costs,
+        shape=shape,
+        outputs=outputs,
+        dtype=str(like.dtype).removeprefix("torch."),
+        device=str(like.device),
+        backend=backend,
+        samples=samples,
+        symmetric=z is None,
+        block=block,
+        chunk=chunk,
+        keep=keep,
+        memory=memory,
+        peak=peak,
+    )
+
+
+def check_plan(
+    plan: Plan,
+    names: tuple[str, ...],
+    found: Survey,
+    x: Tensor,
+    z: Tensor | None,
+    like: Tensor,
+    outputs: str,
+) -> None:
+    """A plan that the user brings must have been made for this very request."""
+    samples = (len(x), len(x if z is None else z))
+    expected = {
+        "outputs": outputs,
+        "symmetric": z is None,
+        "samples": samples,
+        "shape": kernel_shape(*samples, found.outputs, outputs),
+        "dtype": str(like.dtype).removeprefix("torch."),
+        "device": str(like.device),
+    }
+    for what, value in expected.items():
+        if getattr(plan, what) != value:
+            raise InputError(
+                f"the plan was made for {what}={getattr(plan, what)!r}, this request has {value!r}; "
+                "make a new one with plan_ntk"
+            )
+    if tuple(c.name for c in plan.layers) != names:
+        raise InputError("the plan was made for other parameters; make a new one with plan_ntk")

@@ -1,0 +1,219 @@
+"""One forward pass that notes every call of a covered function, and the gradients at its output.
+
+Calls are seen where the parameter meets the data, at `F.linear` and not at `nn.Linear`, through a
+`TorchFunctionMode`: a module called twice, a weight borrowed from another module and a raw
+parameter are then ordinary calls. In each noted call the parameter is detached, so whatever
+path still leads from the output to a parameter is a use that no rule covers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.func import functional_call
+from torch.overrides import TorchFunctionMode
+
+from entk.errors import InputError, ModelStateError
+from entk.factors import Factors
+from entk.rules import RULES, Rule
+
+STOCHASTIC = frozenset(
+    {"dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout"}
+    | {"feature_alpha_dropout", "rrelu"}
+)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the samples of a call lie: on `axis`, each `repeat` times, together or apart."""
+
+    axis: int = 0
+    repeat: int = 1
+    together: bool = True  # [N * repeat] rather than [repeat * N]
+
+    def samples_first(self, t: Tensor, lead: int = 0) -> Tensor:
+        """Move the samples of t [*lead, ...] behind its `lead` axes, as N * repeat rows."""
+        t = t.movedim(self.axis + lead, lead)
+        if self.repeat > 1 and not self.together:
+            t = t.unflatten(lead, (self.repeat, -1)).transpose(lead, lead + 1)
+            t = t.flatten(lead, lead + 1)
+        return t
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a covered function with at least one requested parameter among its arguments."""
+
+    rule: Rule
+    parameters: dict[str, str]  # role -> parameter name
+    arguments: dict[str, Any]  # by name, parameters detached
+    output_shape: torch.Size
+    edge: GradientEdge
+    version: int  # of the input when it was used
+
+    @property
+    def signature(self) -> tuple:
+        return (self.rule.name, tuple(sorted(self.parameters.items())))
+
+    def mutated(self) -> bool:
+        """Whether the model has written into the input since."""
+        return self.arguments["input"]._version != self.version
+
+    def stack(self, layout: Layout, g: list[Tensor | None]) -> Tensor:
+        """Output gradients [N * repeat, O, ...] from one tensor per output."""
+        if any(t is None for t in g):  # the call does not reach the output
+            weight = next(self.arguments[role] for role in self.parameters)
+            g = [weight.new_zeros(self.output_shape)] * len(g)
+        return torch.stack([layout.samples_first(t) for t in g], 1)
+
+    def factors(self, role: str, layout: Layout, g: Tensor) -> Factors:
+        """The factors of a parameter, from the stacked output gradients `g`."""
+        x = layout.samples_first(self.arguments["input"])
+        a, g = self.rule.factors[role](self.arguments, x, g)
+        if layout.repeat == 1:
+            return Factors(a, g)
+        a, g = (t.unflatten(0, (-1, layout.repeat)).movedim(1, -2).flatten(-2) for t in (a, g))
+        return Factors(a, g)
+
+    def rows(self, role: str, layout: Layout, g: Tensor) -> Tensor:
+        """The parameter's Jacobian [N, O, P]."""
+        if role in self.rule.factors:
+            return self.factors(role, layout, g).rows(len(self.arguments[role]))
+        x = layout.samples_first(self.arguments["input"])
+        j = self.rule.rows[role](self.arguments, x, g)
+        return j if layout.repeat == 1 else j.unflatten(0, (-1, layout.repeat)).sum(1)
+
+
+class Recorder(TorchFunctionMode):
+    """Notes the calls that involve `leaves`; `copy_inputs` where the model overwrites them later."""
+
+    def __init__(self, leaves: dict[str, Tensor], copy_inputs: frozenset[int] = frozenset()):
+        super().__init__()
+        self.names = {id(leaf): name for name, leaf in leaves.items()}
+        self.copy_inputs = copy_inputs
+        self.calls: list[Call] = []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        rule = RULES.get(func)
+        if rule is None:
+            _refuse_noise(func, args, kwargs)
+            return func(*args, **kwargs)
+        arguments = rule.bind(args, kwargs)
+        if rule.name == "batch_norm" and arguments.get("training", False):
+            raise ModelStateError(
+                "batch_norm is called with training=True, so a sample's output depends on its "
+                "batch and no per-sample Jacobian exists; call model.eval() (and keep "
+                "track_running_stats=True)"
+            )
+        roles = {
+            role: self.names[id(arguments[role])]
+            for role in rule.roles
+            if id(arguments.get(role)) in self.names
+        }
+        if not roles or not torch.is_grad_enabled() or not rule.serves(arguments):
+            return func(*args, **kwargs)
+        return self._note(func, rule, roles, arguments)
+
+    def _note(self, func, rule: Rule, roles: dict[str, str], arguments: dict[str, Any]) -> Tensor:
+        arguments.update({role: arguments[role].detach() for role in roles})
+        output = func(**arguments)
+        arguments["input"] = arguments["input"].detach()
+        if len(self.calls) in self.copy_inputs:
+            arguments["input"] = arguments["input"].clone()
+        first = not output.requires_grad
+        output.requires_grad_()
+        edge = get_gradient_edge(output)
+        version = arguments["input"]._version
+        self.calls.append(Call(rule, roles, arguments, output.shape, edge, version))
+        return output.clone() if first else output  # a leaf could not be written to in place
+
+
+def _refuse_noise(func, args: tuple, kwargs: dict) -> None:
+    """Random functions have no Jacobian: dropout and its kin in training mode."""
+    name = getattr(func, "__name__", "")
+    if name in STOCHASTIC:
+        training = kwargs.get("training", name != "rrelu")
+        p = kwargs.get("p", args[1] if len(args) > 1 else 0.5)
+        if training and p:
+            raise ModelStateError(
+                f"{name} is called with training=True, so two forward passes differ; "
+                "call model.eval()"
+            )
+
+
+def check_state(model: nn.Module) -> None:
+    """Name the first module whose training mode makes the per-sample Jacobian undefined."""
+    batch_norm = nn.modules.batchnorm._BatchNorm
+    for name, module in model.named_modules():
+        where = f"layer {name!r} ({type(module).__name__})"
+        if isinstance(module, batch_norm):
+            if module.training:
+                raise ModelStateError(f"{where} is in training mode; call model.eval()")
+            if module.running_mean is None:
+                raise ModelStateError(
+                    f"{where} has track_running_stats=False and uses batch statistics even in "
+                    "eval mode, so samples depend on one another; track running statistics or "
+                    "use GroupNorm"
+                )
+        elif isinstance(module, nn.modules.dropout._DropoutNd) and module.training and module.p:
+            raise ModelStateError(f"{where} is in training mode; call model.eval()")
+
+
+def forward(model: nn.Module, state: dict[str, Tensor], x: Tensor, total: bool = False) -> Tensor:
+    """Outputs [N, O] of the model with `state` in place of its parameters and buffers.
+
+    `total` sums them to [N, 1]. The caller's model is left as it was.
+    """
+    y = functional_call(model, state, (x,))
+    if not isinstance(y, Tensor):
+        raise InputError(
+            f"the model returned {type(y).__name__}, expected one tensor [N, ...]; wrap the model "
+            "so that it returns the outputs whose kernel you want"
+        )
+    if y.dim() == 0 or y.shape[0] != len(x):
+        raise InputError(
+            f"the model returned shape {tuple(y.shape)} for {len(x)} samples, expected "
+            f"({len(x)}, ...): one row per sample; remove the reduction over the batch"
+        )
+    if not y.is_floating_point():
+        raise InputError(f"the model returned {y.dtype}, expected floating-point outputs")
+    y = y.reshape(len(x), -1)
+    return y.sum(1, keepdim=True) if total else y
+
+
+def leaf_state(model: nn.Module, names: Iterable[str]) -> tuple[dict, dict]:
+    """(leaves, state): the named parameters as fresh leaves, and all the model needs with them.
+
+    Buffers are copies, so that a forward pass that writes into one leaves the model alone.
+    """
+    wanted = set(names)
+    parameters = {name: p.detach() for name, p in model.named_parameters()}
+    leaves = {name: p.requires_grad_() for name, p in parameters.items() if name in wanted}
+    buffers = {name: b.detach().clone() for name, b in model.named_buffers()}
+    return leaves, {**parameters, **buffers}
+
+
+def gradients(
+    y: Tensor, calls: list[Call], outputs: range, last: bool
+) -> list[list[Tensor | None]]:
+    """For each call the gradients of y[:, outputs] at its output, None where it has no say.
+
+    Samples do not interact, so one backward pass of the summed batch gives every sample's own.
+    `last` frees the graph.
+    """
+    if not y.requires_grad:
+        return [[None] * len(outputs) for _ in calls]
+    edges = [call.edge for call in calls]
+    found = []
+    for o in outputs:
+        keep = not last or o != outputs[-1]
+        found.append(
+            torch.autograd.grad(y[:, o].sum(), edges, retain_graph=keep, allow_unused=True)
+        )
+    return [list(column) for column in zip(*found, strict=True)]

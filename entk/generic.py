@@ -1,0 +1,70 @@
+"""The path for parameters that no rule covers: exact per-sample Jacobians from torch.func."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.func import jacrev, vmap
+
+from entk.capture import forward
+from entk.errors import UnsupportedModelError
+
+METHODS = ("vmap", "loop")
+
+
+def choose_method(
+    model: nn.Module, state: dict[str, Tensor], names: Iterable[str], x: Tensor, total: bool
+) -> str:
+    """ "vmap" if torch.func can batch this model, else "loop"; tried on one sample."""
+    try:
+        generic_jacobian(model, state, names, x, total, "vmap")
+    except (RuntimeError, ValueError):  # no batching rule, data-dependent control flow, in-place
+        return "loop"
+    return "vmap"
+
+
+def generic_jacobian(
+    model: nn.Module,
+    state: dict[str, Tensor],
+    names: Iterable[str],
+    x: Tensor,
+    total: bool,
+    method: str,
+    chunk: int | None = None,
+) -> dict[str, Tensor]:
+    """{name: J [N, O, P]}, by vmap(jacrev) over `chunk` samples at once or one sample at a time."""
+    chosen = {name: state[name].detach() for name in names}
+    rest = {name: t.detach() for name, t in state.items() if name not in chosen}
+    if method == "loop":
+        rows = [_one_sample(model, rest, chosen, x[i : i + 1], total) for i in range(len(x))]
+        return {name: torch.stack([r[name] for r in rows]) for name in chosen}
+
+    def outputs(parameters: dict[str, Tensor], sample: Tensor) -> Tensor:
+        return forward(model, {**rest, **parameters}, sample[None], total)[0]
+
+    with torch.no_grad():
+        found = vmap(jacrev(outputs), in_dims=(None, 0), chunk_size=chunk)(chosen, x)
+    return {name: j.flatten(2) if j.dim() > 2 else j[..., None] for name, j in found.items()}
+
+
+def _one_sample(model, rest, chosen, sample: Tensor, total: bool) -> dict[str, Tensor]:
+    """One backward pass per output: {name: [O, P]}."""
+    leaves = {name: t.detach().requires_grad_() for name, t in chosen.items()}
+    with torch.enable_grad():
+        y = forward(model, {**rest, **leaves}, sample, total)[0]
+        if not y.requires_grad:
+            raise UnsupportedModelError(
+                f"no gradient reaches {', '.join(chosen)}: the model cuts the graph; pass params= "
+                "without them"
+            )
+        found = []
+        for o in range(len(y)):
+            g = torch.autograd.grad(y[o], list(leaves.values()), retain_graph=True, allow_unused=True)
+            found.append(
+                [torch.zeros_like(p) if t is None else t for p, t in zip(leaves.values(), g)]
+            )
+    return {
+        name: torch.stack([row[i].flatten() for row in found]) for i, name in enumerate(leaves)
+    }

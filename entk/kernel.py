@@ -1,0 +1,140 @@
+"""The kernel in memory: `ntk`, `plan_ntk` and `jacobian`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, nn
+
+from entk.assemble import WHOLE, Engine, check_plan, make_plan, place, prepare, transposed
+from entk.factors import Factors
+from entk.features import capture_block
+from entk.inputs import check_outputs
+from entk.plan import Plan
+from entk.precision import check_precision, ieee
+from entk.progress import Progress
+
+
+def plan_ntk(
+    model: nn.Module,
+    x: Tensor,
+    z: Tensor | None = None,
+    *,
+    outputs: str = "all",
+    params: Iterable[str] | None = None,
+    memory: int | str | None = None,
+    block: int | None = None,
+    strategy: str | None = None,
+    backend: str = "auto",
+) -> Plan:
+    """How `ntk` would compute this kernel and what that costs; `print(plan)` shows a table.
+
+    Takes two small forward passes. `strategy` ("rows" or "pairs") overrides the planner wherever
+    a parameter has both, `block` sets the samples on a side of a tile. See `ntk` for the rest.
+    """
+    _, found = prepare(model, x, z, outputs, params)
+    like = next(model.parameters())
+    options = {"memory": memory, "block": block, "strategy": strategy, "backend": backend}
+    return make_plan(found, x, z, like, outputs, **options)
+
+
+def ntk(
+    model: nn.Module,
+    x: Tensor,
+    z: Tensor | None = None,
+    *,
+    outputs: str = "all",
+    params: Iterable[str] | None = None,
+    by_layer: bool = False,
+    precision: str | None = None,
+    memory: int | str | None = None,
+    plan: Plan | None = None,
+    backend: str = "auto",
+    progress: bool | Callable[[int, int], None] = False,
+) -> Tensor | dict[str, Tensor]:
+    """The empirical neural tangent kernel of `model` between the samples of x and of z, exactly.
+
+    With J[n,o] = d f_o(x_n) / d w over the requested parameters and J' the same at z
+    (z = None stands for x), f flattened to O outputs per sample:
+
+        outputs="all"       K[n,o,m,q] = <J[n,o], J'[m,q]>           [N, O, M, O]
+        outputs="diagonal"  K[o,n,m]   = <J[n,o], J'[m,o]>           [O, N, M]
+        outputs="trace"     K[n,m]     = sum_o <J[n,o], J'[m,o]>     [N, M], not divided by O
+        outputs="sum"       K[n,m]     = <sum_o J[n,o], sum_q J'[m,q]>   [N, M], not divided by O
+
+    Args:
+        model: any module in eval mode whose samples (axis 0) do not interact; left untouched.
+        x, z: samples [N, ...] and [M, ...].
+        params: names of parameters; None takes all with requires_grad.
+        by_layer: return {layer name: kernel}, whose sum is the kernel, in the same passes.
+        precision: None or "ieee": products in IEEE arithmetic of the model's dtype.
+        memory: budget beyond the model and the samples, in bytes or as "2GB"; None takes half
+            of what is free.
+        plan: a plan from `plan_ntk` for the same request.
+        backend: "auto", or the name of one that has to serve (see `entk.backends`).
+        progress: True shows tiles done on stderr; a function gets (done, total).
+
+    Raises:
+        InputError, ModelStateError, UnsupportedModelError, BackendUnavailableError.
+
+    Source: Jacot et al. 2018 (arXiv 1806.07572); Novak et al. 2022 (arXiv 2206.08720).
+
+    >>> import torch, entk
+    >>> model = torch.nn.Linear(3, 2)
+    >>> entk.ntk(model, torch.randn(4, 3)).shape
+    torch.Size([4, 2, 4, 2])
+    """
+    check_precision(precision)
+    names, found = prepare(model, x, z, outputs, params)
+    like = next(model.parameters())
+    copies = len({name.rpartition(".")[0] or name for name in names}) if by_layer else 1
+    options = {"memory": memory, "backend": backend, "copies": copies}
+    if plan is None:
+        plan = make_plan(found, x, z, like, outputs, **options)
+    else:
+        check_plan(plan, names, found, x, z, like, outputs)
+    engine = Engine(model, found, plan, by_layer)
+    kernels = {group: like.new_zeros(plan.shape) for group in engine.groups}
+    wanted = list(plan.tiles())
+    with Progress(progress, len(wanted), "ntk") as bar:
+        for i, j, tile in engine.tiles(x, z, wanted):
+            rows, columns = plan.span(i), plan.span(j, axis=1)
+            for group, part in tile.items():
+                place(kernels[group], part, rows, columns, outputs)
+                if plan.symmetric and i != j:
+                    place(kernels[group], transposed(part, outputs), columns, rows, outputs)
+            bar.advance()
+    return kernels if by_layer else kernels[WHOLE]
+
+
+def jacobian(
+    model: nn.Module,
+    x: Tensor,
+    *,
+    outputs: str = "all",
+    params: Iterable[str] | None = None,
+) -> dict[str, Tensor]:
+    """Per-sample Jacobians {parameter name: J [N, O, *shape]}, J[n,o] = d f_o(x_n) / d w.
+
+    outputs="sum" gives the gradients of the summed outputs, [N, *shape]. Unused parameters get
+    zeros. Raises as `ntk`.
+    """
+    check_outputs(outputs, ("all", "sum"))
+    names, found = prepare(model, x, None, outputs, params)
+    parameters = dict(model.named_parameters())
+    like = parameters[names[0]]
+    plan = make_plan(found, x, None, like, outputs, strategy="rows", streamed=True, block=len(x))
+    with ieee():
+        made = capture_block(model, found, x, plan)
+    lead = (len(x),) if outputs == "sum" else (len(x), found.outputs)
+    return {
+        name: _rows(made[name], parameters[name]).view(*lead, *parameters[name].shape)
+        if name in made
+        else like.new_zeros(*lead, *parameters[name].shape)
+        for name in names
+    }
+
+
+def _rows(made: Tensor | Factors, parameter: Tensor) -> Tensor:
+    return made.rows(len(parameter)) if isinstance(made, Factors) else made

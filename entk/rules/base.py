@@ -1,0 +1,47 @@
+"""What a rule is, and the table from torch functions to rules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from entk.factors import Factors
+
+Arguments = dict[str, Any]
+RULES: dict[Callable, Rule] = {}
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How one family of torch functions contributes to the kernel.
+
+    In every function below, `x` is the call's input and `g` its output gradients with the samples
+    first: [N, ...] and [N, O, ...]; `arguments` are the call's arguments by name.
+    """
+
+    name: str
+    arguments: tuple[str, ...]  # names in positional order
+    factors: dict[str, Callable[[Arguments, Tensor, Tensor], Factors]] = field(default_factory=dict)
+    rows: dict[str, Callable[[Arguments, Tensor, Tensor], Tensor]] = field(default_factory=dict)
+    serves: Callable[[Arguments], bool] = lambda arguments: True
+    batch_first: bool = False  # only axis 0 of the input can hold the samples
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        return (*self.factors, *self.rows)
+
+    def bind(self, args: tuple, kwargs: dict) -> Arguments:
+        return {**dict(zip(self.arguments, args, strict=False)), **kwargs}
+
+
+def register(rule: Rule, *functions: Callable) -> None:
+    for function in functions:
+        RULES[function] = rule
+
+
+def over_positions(g: Tensor) -> Tensor:
+    """Sum g [N, O, C, ...] over its positions: the rows of a bias, [N, O, C]."""
+    return g.flatten(3).sum(3) if g.dim() > 3 else g

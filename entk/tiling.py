@@ -1,0 +1,119 @@
+"""Tile and chunk sizes that fit a memory budget."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from entk.errors import InputError
+from entk.factors import kernel_shape
+from entk.ops.pairs_gram import SCRATCH
+from entk.plan import LayerCost, feature_elements, format_bytes
+from entk.survey import Survey
+
+TILE_ROWS = 640  # N*O of a tile where products run near their peak and features stay small
+RESERVE = 0.25  # share of the budget left to allocators and library scratch
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes that the phases of a kernel hold, as functions of block size and output chunk."""
+
+    feature: int  # one sample between capture and product
+    activations: int  # one sample in the autograd graph
+    outputs: int  # one sample's gradients of one output at all noted calls
+    widest: int  # one sample's largest patches or one output's largest stacked gradient
+    result: int  # the finished kernel, or the shards under way
+    tile: int  # the tile of one sample pair
+    scratch: int
+
+    def capture(self, block: int, chunk: int) -> int:
+        gradients = self.outputs * (chunk + 1)
+        return block * (self.activations + gradients + self.widest * (chunk + 1))
+
+    def peak(self, block: int, chunk: int, keep: int) -> int:
+        kept = keep * block * self.feature
+        return self.result + kept + self.capture(block, chunk) + 2 * block**2 * self.tile + self.scratch
+
+
+def footprint(
+    found: Survey, costs: tuple[LayerCost, ...], outputs: str, itemsize: int, result: int
+) -> Footprint:
+    o = found.outputs
+    strategy = {c.name: c.strategy for c in costs}
+    feature = sum(feature_elements(s, strategy[s.name], o) for s in found.served)
+    patches = max((s.patch for s in found.served if s.kind == "factors"), default=0)
+    generic = sum(s.size for s in found.served if s.kind == "generic")
+    return Footprint(
+        feature=itemsize * feature,
+        activations=found.activations + 2 * itemsize * o * generic,
+        outputs=itemsize * sum(found.call_outputs),
+        widest=itemsize * max(patches, *found.call_outputs, 0),
+        result=result,
+        tile=itemsize * math.prod(kernel_shape(1, 1, o, outputs)),
+        scratch=3 * itemsize * SCRATCH if "pairs" in strategy.values() else 0,
+    )
+
+
+def choose_tiles(
+    cost: Footprint, samples: tuple[int, int], o: int, memory: int, block: int | None, square: bool
+) -> tuple[int, int, int, int]:
+    """(block, chunk, keep, peak): the largest tiles that fit, every block kept if that fits too."""
+    allowed = int(memory * (1 - RESERVE))
+    most = max(samples)
+    for side, chunk in _candidates(most, o, block):
+        count = math.ceil(most / side)
+        if block is None:
+            side = math.ceil(most / count)  # equal blocks rather than a small last one
+        blocks = count if square else sum(math.ceil(n / side) for n in samples)
+        least = min(2, blocks)
+        if cost.peak(side, chunk, least) <= allowed:
+            spare = allowed - cost.peak(side, chunk, least)
+            more = spare // (side * cost.feature) if cost.feature else blocks
+            keep = min(blocks, least + more)
+            return side, chunk, keep, cost.peak(side, chunk, keep)
+    side = block or 1
+    need = int(cost.peak(side, 1, min(2, sum(samples))) / (1 - RESERVE)) + 1
+    raise InputError(
+        f"memory={format_bytes(memory)} is too small: tiles of {side} samples need about "
+        f"{format_bytes(need)}; raise memory=, ask for fewer parameters, or stream the result "
+        "with write_ntk"
+    )
+
+
+def _candidates(most: int, o: int, block: int | None) -> Iterator[tuple[int, int]]:
+    """(block, chunk), best first: large blocks before many outputs at once, ten as a rule."""
+    sides = [block] if block else _halvings(min(most, max(16, min(128, TILE_ROWS // o))))
+    for low, high in ((min(o, 10), o), (1, min(o, 10) - 1)):
+        for side in sides:
+            for chunk in _halvings(o):
+                if low <= chunk <= high:
+                    yield side, chunk
+
+
+def _halvings(value: int) -> list[int]:
+    found = [value]
+    while found[-1] > 1:
+        found.append(math.ceil(found[-1] / 2))
+    return found
+
+
+def available_memory(device: torch.device) -> int:
+    """Bytes that a process may sensibly take now: half of what the machine or its cgroup has free."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] // 2
+    free = []
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")]
+        group = Path("/sys/fs/cgroup")
+        limit = (group / "memory.max").read_text().strip()
+        if limit != "max":
+            free.append(int(limit) - int((group / "memory.current").read_text()))
+    except OSError:  # not Linux, or no cgroup limit to read
+        pass
+    return max(min(free, default=4 << 30) // 2, 64 << 20)

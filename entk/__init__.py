@@ -1,5 +1,40 @@
 """Empirical neural tangent kernels of any PyTorch module: exact, planned per layer, streamed."""
 
+from entk.distance import kernel_distance, kernel_distance_matrix
+from entk.errors import (
+    BackendUnavailableError,
+    EntkError,
+    InputError,
+    KernelFileError,
+    ModelStateError,
+    ResumeError,
+    UndefinedDistanceError,
+    UnsupportedModelError,
+)
 from entk.kernel import jacobian, ntk, plan_ntk
+from entk.linearize import LinearizedModel, linearize
+from entk.plan import Plan
+from entk.store import KernelFile, open_kernel
+from entk.write import write_ntk
 
-__all__ = ["jacobian", "ntk", "plan_ntk"]
+__all__ = [
+    "BackendUnavailableError",
+    "EntkError",
+    "InputError",
+    "KernelFile",
+    "KernelFileError",
+    "LinearizedModel",
+    "ModelStateError",
+    "Plan",
+    "ResumeError",
+    "UndefinedDistanceError",
+    "UnsupportedModelError",
+    "jacobian",
+    "kernel_distance",
+    "kernel_distance_matrix",
+    "linearize",
+    "ntk",
+    "open_kernel",
+    "plan_ntk",
+    "write_ntk",
+]

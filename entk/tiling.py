@@ -15,7 +15,7 @@ from entk.ops.pairs_gram import SCRATCH
 from entk.plan import LayerCost, feature_elements, format_bytes
 from entk.survey import Survey
 
-TILE_ROWS = 640  # N*O of a tile where products run near their peak and features stay small
+TILE_ROWS = 320  # N*O of a tile: products still run near their peak, features fit the caches
 RESERVE = 0.25  # share of the budget left to allocators and library scratch
 
 

@@ -1,0 +1,81 @@
+"""The first-order Taylor model around the current parameters, trainable like any module."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, jvp
+
+from entk.capture import check_state
+from entk.inputs import check_model, parameter_names
+
+
+def linearize(model: nn.Module, *, params: Iterable[str] | None = None) -> LinearizedModel:
+    """f_lin(x; w) = f(x; w0) + J(x; w0) (w - w0), where w0 are the model's parameters now.
+
+    `params` names the parameters that may move (None: those with requires_grad); the others and
+    all buffers are frozen. The model must be in eval mode and is copied, not touched. Its
+    tangent kernel is the model's own at w0 and stays so in training.
+
+    Source: Lee et al. 2019 (arXiv 1902.06720).
+
+    >>> import torch, entk
+    >>> model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 1))
+    >>> linear = entk.linearize(model)
+    >>> x = torch.randn(5, 3)
+    >>> bool((linear(x) == model(x)).all())
+    True
+    """
+    check_model(model)
+    names = parameter_names(model, params)
+    check_state(model)
+    return LinearizedModel(model, names)
+
+
+class LinearizedModel(nn.Module):
+    """f(x; w0) + J(x; w0) (w - w0). `parameters()` are w, under the names they have in the model.
+
+    w0 and the model's buffers are buffers here, so they move and are saved with it. `train()` has
+    no effect on the model inside, which stays in eval mode.
+    """
+
+    def __init__(self, model: nn.Module, names: tuple[str, ...]):
+        super().__init__()
+        state = {n: p.detach().clone() for n, p in model.named_parameters()}
+        state |= {n: b.detach().clone() for n, b in model.named_buffers()}
+        self._names = names
+        self._origin = nn.Module()
+        for name, tensor in state.items():
+            _nest(self._origin, name, tensor)
+        for name in names:
+            _nest(self, name, nn.Parameter(state[name].clone()))
+        # in a tuple: not a submodule, whose parameters would be counted again
+        self._model = (copy.deepcopy(model).to("meta"),)
+
+    def forward(self, x: Tensor) -> Tensor:
+        origin = {**dict(self._origin.named_buffers())}
+        now = dict(self.named_parameters())
+        at = {name: origin[name] for name in self._names}
+        move = {name: now[name] - origin[name] for name in self._names}
+
+        def outputs(parameters: dict[str, Tensor]) -> Tensor:
+            return functional_call(self._model[0], {**origin, **parameters}, (x,))
+
+        value, change = jvp(outputs, (at,), (move,))
+        return value + change
+
+
+def _nest(root: nn.Module, name: str, tensor: Tensor) -> None:
+    """Register a tensor under a dotted name, as a parameter or a buffer."""
+    *path, leaf = name.split(".")
+    for part in path:
+        if part not in root._modules:
+            root.add_module(part, nn.Module())
+        root = root._modules[part]
+    if isinstance(tensor, nn.Parameter):
+        root.register_parameter(leaf, tensor)
+    else:
+        root.register_buffer(leaf, tensor)

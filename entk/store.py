@@ -1,0 +1,129 @@
+"""Finished kernels on disk: plain HDF5 with everything needed to know what they are."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from os import PathLike
+from pathlib import Path
+
+import h5py
+import numpy as np
+import torch
+from torch import Tensor
+
+from entk.errors import KernelFileError
+from entk.plan import Plan
+
+FORMAT = "entk-kernel-1"
+BAND = 1 << 22  # entries that `blocks` reads at once
+
+
+def open_kernel(path: str | PathLike) -> KernelFile:
+    """Open a kernel that `write_ntk` finished. Raises KernelFileError if it is not one."""
+    return KernelFile(path)
+
+
+class KernelFile:
+    """A kernel on disk, read in parts; also a context manager.
+
+    Dataset `kernel`: [N*O, M*O] for outputs "all", [O, N, M] for "diagonal", else [N, M]; with
+    by_layer also `layers/<name>` of the same shape. The HDF5 attributes are the provenance.
+    """
+
+    def __init__(self, path: str | PathLike):
+        self.path = Path(path)
+        if not self.path.is_file():
+            unfinished = parts_folder(self.path).is_dir()
+            hint = "call write_ntk again to finish it" if unfinished else "check the path"
+            raise KernelFileError(f"no kernel at {self.path}; {hint}")
+        try:
+            self._file = h5py.File(self.path, "r")
+        except OSError as error:
+            raise KernelFileError(
+                f"{self.path} is not readable HDF5 ({error}); write it again"
+            ) from error
+        if self._file.attrs.get("format") != FORMAT or "kernel" not in self._file:
+            found = self._file.attrs.get("format")
+            self._file.close()
+            raise KernelFileError(
+                f"{self.path} has format {found!r}, expected {FORMAT!r}: not a kernel of entk's, or "
+                "of another version; write it again"
+            )
+        self.shape: tuple[int, ...] = self._file["kernel"].shape
+        self.dtype: torch.dtype = getattr(torch, str(self._file["kernel"].dtype))
+
+    @property
+    def plan(self) -> Plan:
+        return Plan.from_json(self._file.attrs["plan"])
+
+    @property
+    def provenance(self) -> dict:
+        """Shapes, outputs, parameters, hashes and versions, as they were when it was written."""
+        return json.loads(self._file.attrs["provenance"])
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Names of the per-layer kernels, if it was written with by_layer=True."""
+        return tuple(self.provenance["layers"])
+
+    def layer(self, name: str) -> Tensor:
+        """The whole kernel of one layer."""
+        if name not in self.layers:
+            raise KernelFileError(f"{self.path} has no layer {name!r}, only {self.layers}")
+        return self._read(f"layers/{name}", ())
+
+    def __getitem__(self, index) -> Tensor:
+        return self._read("kernel", index)
+
+    def _read(self, dataset: str, index) -> Tensor:
+        try:
+            return torch.from_numpy(np.atleast_1d(self._file[dataset][index]))
+        except OSError as error:
+            raise KernelFileError(
+                f"{self.path} is damaged ({error}); delete it and write it again"
+            ) from error
+
+    def blocks(self) -> Iterator[tuple[tuple[slice, ...], Tensor]]:
+        """(index, part) over the whole kernel in bands of rows, each read once."""
+        *lead, height, width = self.shape
+        step = max(1, BAND // width)
+        for o in range(lead[0] if lead else 1):
+            for start in range(0, height, step):
+                index = (slice(start, min(start + step, height)), slice(0, width))
+                index = (slice(o, o + 1), *index) if lead else index
+                yield index, self[index]
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> KernelFile:
+        return self
+
+    def __exit__(self, *exc) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"KernelFile({str(self.path)!r}, shape={self.shape}, dtype={self.dtype})"
+
+
+def parts_folder(path: Path) -> Path:
+    """Where the shards of an unfinished kernel lie."""
+    return path.with_name(path.name + ".parts")
+
+
+def publish(temporary: Path, final: Path) -> None:
+    """Make a closed file appear under its name, whole or not at all, and survive a crash."""
+    with open(temporary, "rb") as handle:
+        os.fsync(handle.fileno())
+    os.replace(temporary, final)
+    sync_folder(final.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

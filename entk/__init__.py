@@ -1,5 +1,6 @@
 """Empirical neural tangent kernels of any PyTorch module: exact, planned per layer, streamed."""
 
+from entk.backends import backends
 from entk.distance import kernel_distance, kernel_distance_matrix
 from entk.errors import (
     BackendUnavailableError,
@@ -29,6 +30,7 @@ __all__ = [
     "ResumeError",
     "UndefinedDistanceError",
     "UnsupportedModelError",
+    "backends",
     "jacobian",
     "kernel_distance",
     "kernel_distance_matrix",

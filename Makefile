@@ -1,0 +1,50 @@
+# `make quickstart` and `make test` set up all they need; both start at once when repeated.
+PYTHON ?= python3
+VENV ?= .venv
+RUN = $(VENV)/bin/python
+STAMP = $(VENV)/.installed
+TORCH = $(shell grep -E '^torch==' constraints.txt) $(shell grep -E '^torchvision==' constraints.txt)
+FAST = not slow and not packaging and not gpu
+
+.PHONY: help quickstart test lint slow packaging bench gpu clean
+
+help:
+	@echo "make quickstart   install, train the digits run, write runs/quickstart/report.html"
+	@echo "make test         install, check style, run the tests"
+	@echo "make lint         style only"
+	@echo "make slow         tests that take minutes (VGG-16 against torch.func, long kill tests)"
+	@echo "make packaging    installs into fresh environments, with and without a compiler"
+	@echo "make bench        benchmarks, results to benchmarks/results/"
+	@echo "make gpu          tests and benchmarks on CUDA, results to benchmarks/results/"
+
+$(STAMP): pyproject.toml setup.py constraints.txt $(wildcard csrc/*)
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; v >= (3, 10) or sys.exit("Python 3.10 or later is needed, this is %d.%d: make PYTHON=/path/to/python3" % v)'
+	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install -q --disable-pip-version-check -c constraints.txt $(TORCH)
+	$(VENV)/bin/pip install -q --disable-pip-version-check -c constraints.txt -e '.[test,analysis]'
+	touch $@
+
+quickstart: $(STAMP)
+	$(VENV)/bin/twophase run quickstart
+
+test: $(STAMP) lint
+	$(RUN) -m pytest -m "$(FAST)"
+
+lint: $(STAMP)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+slow: $(STAMP)
+	$(RUN) -m pytest -m slow -s
+
+packaging: $(STAMP)
+	$(RUN) -m pytest -m packaging
+
+bench: $(STAMP)
+	$(RUN) -m benchmarks.run
+
+gpu:
+	bash benchmarks/gpu.sh
+
+clean:
+	rm -rf build dist *.egg-info $(VENV) entk/*.so entk/_build_info.json .pytest_cache .ruff_cache

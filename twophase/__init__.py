@@ -1,0 +1,1 @@
+"""The two-phase laboratory: chaos, cone and linear switch of a training run, over entk."""

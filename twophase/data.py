@@ -1,0 +1,205 @@
+"""Samples as tensors in memory, and augmentation that draws one random number per sample."""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from twophase import seeds
+from twophase.config import Config, Data
+from twophase.errors import UserError
+
+TORCHVISION = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "mnist": "MNIST"}
+ARRAYS = ("x_train", "y_train", "x_test", "y_test")
+DIGITS_TEST = 450
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """x [N, C, H, W] (or [N, D]) float32, normalised by the training set; y [N] int64."""
+
+    x_train: Tensor
+    y_train: Tensor  # with the label noise that the run trains on
+    x_test: Tensor
+    y_test: Tensor
+    classes: int
+    flipped: int  # training labels that the noise has changed
+
+
+def load(config: Config) -> Dataset:
+    """The run's samples, the same for the same config."""
+    data = config.data
+    x_train, y_train, x_test, y_test = _raw(data, config.seed)
+    x_train, y_train = x_train[: data.train], y_train[: data.train]
+    x_test, y_test = x_test[: data.test], y_test[: data.test]
+    classes = int(max(y_train.max(), y_test.max())) + 1
+    axes = [0, *range(2, x_train.dim())]
+    mean = x_train.mean(axes, keepdim=True)
+    scale = x_train.std(axes, keepdim=True).clamp_min(1e-6)
+    noisy = _with_noise(y_train, classes, data.label_noise, config.seed)
+    return Dataset(
+        x_train=((x_train - mean) / scale).contiguous(),
+        y_train=noisy,
+        x_test=((x_test - mean) / scale).contiguous(),
+        y_test=y_test,
+        classes=classes,
+        flipped=int((noisy != y_train).sum()),
+    )
+
+
+def _with_noise(y: Tensor, classes: int, share: float, seed: int) -> Tensor:
+    """Redraw a share of the labels uniformly over all classes."""
+    generator = seeds.generator(seed, "label-noise")
+    redrawn = torch.rand(len(y), generator=generator) < share
+    labels = torch.randint(classes, (len(y),), generator=generator)
+    return torch.where(redrawn, labels, y)
+
+
+def augment(x: Tensor, data: Data, seed: int, step: int) -> Tensor:
+    """Shift or crop (and flip) each image by its own draw; the draws belong to the step."""
+    if data.augment == "none":
+        return x
+    generator = seeds.generator(seed, "augment", step)
+    n, _, height, width = x.shape
+    offsets = torch.randint(2 * data.pad + 1, (2, n), generator=generator)
+    flips = torch.rand(n, generator=generator) < 0.5
+    padded = F.pad(x, [data.pad] * 4)
+    rows = (offsets[0, :, None] + torch.arange(height)).to(x.device)  # [N, H]
+    columns = (offsets[1, :, None] + torch.arange(width)).to(x.device)
+    if data.augment == "crop-flip":
+        columns = torch.where(flips.to(x.device)[:, None], columns.flip(1), columns)
+    index = torch.arange(n, device=x.device)[:, None, None]
+    return padded.movedim(1, 3)[index, rows[:, :, None], columns[:, None, :]].movedim(3, 1)
+
+
+def batch_indices(n: int, batch: int, seed: int, step: int) -> Tensor:
+    """Rows of the batch of a step: a fresh order every epoch, the last batch may be short."""
+    per_epoch = -(-n // batch)
+    epoch, place = divmod(step, per_epoch)
+    order = torch.randperm(n, generator=seeds.generator(seed, "order", epoch))
+    return order[place * batch : (place + 1) * batch]
+
+
+def _raw(data: Data, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    if data.source == "digits":
+        return _digits(seed)
+    if data.source in TORCHVISION:
+        return _torchvision(data)
+    path = Path(data.source)
+    if path.suffix == ".npz":
+        return _npz(path)
+    if path.is_dir():
+        return _folder(path)
+    raise UserError(
+        f"data.source={data.source!r}: expected digits, {', '.join(TORCHVISION)}, an existing .npz "
+        f"file with {', '.join(ARRAYS)}, or a folder with train/<class>/ and test/<class>/"
+    )
+
+
+def _digits(seed: int):
+    from sklearn.datasets import load_digits  # half a second, and only this source needs it
+
+    bunch = load_digits()
+    x = torch.from_numpy(bunch.images).float()[:, None] / 16
+    y = torch.from_numpy(bunch.target).long()
+    order = torch.randperm(len(x), generator=seeds.generator(0, "digits-split"))
+    test, train = order[:DIGITS_TEST], order[DIGITS_TEST:]
+    return x[train], y[train], x[test], y[test]
+
+
+def import_torchvision():
+    """torchvision.datasets, also where its compiled operators do not match this torch.
+
+    A CUDA build of torchvision beside a CPU build of torch cannot load its operators, and then
+    fails at import over two schemas that data sets never use; defining them is enough.
+    """
+    try:
+        import torchvision.datasets as datasets
+    except RuntimeError as error:
+        if "torchvision::nms" not in str(error):
+            raise
+        library = torch.library.Library("torchvision", "DEF")
+        library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        _KEPT.append(library)
+        import torchvision.datasets as datasets
+    return datasets
+
+
+_KEPT: list = []  # a library's definitions live as long as it does
+
+
+def _torchvision(data: Data):
+    kind = getattr(import_torchvision(), TORCHVISION[data.source])
+    try:
+        parts = [kind(data.root, train=train, download=True) for train in (True, False)]
+    except (RuntimeError, OSError) as error:
+        raise UserError(
+            f"data.source={data.source!r} could not be read from or downloaded to {data.root!r} "
+            f"({error}); fetch it on a machine with a network and set data.root, or use a .npz"
+        ) from None
+    arrays = []
+    for part in parts:
+        arrays += [np.asarray(part.data), np.asarray(part.targets)]
+    return _tensors(*arrays)
+
+
+def _npz(path: Path):
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            missing = [name for name in ARRAYS if name not in file]
+            if missing:
+                raise UserError(f"data.source={str(path)!r}: it has no array {missing[0]!r}")
+            arrays = [file[name] for name in ARRAYS]
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise UserError(f"data.source={str(path)!r}: not readable as .npz ({error})") from None
+    return _tensors(*arrays)
+
+
+def _folder(path: Path):
+    datasets = import_torchvision()
+    arrays = []
+    for part in ("train", "test"):
+        try:
+            folder = datasets.ImageFolder(str(path / part))
+        except (FileNotFoundError, OSError) as error:
+            raise UserError(f"data.source={str(path)!r}: {error}") from None
+        images = [np.asarray(image) for image, _ in folder]
+        if len({image.shape for image in images}) != 1:
+            raise UserError(f"data.source={str(path)!r}: the images of {part}/ differ in size")
+        arrays += [np.stack(images), np.asarray(folder.targets)]
+    return _tensors(*arrays)
+
+
+def _tensors(*arrays: np.ndarray) -> tuple[Tensor, ...]:
+    """uint8 images [N,H,W(,C)] or floats as they are, labels as integers from 0."""
+    found = []
+    for name, array in zip(ARRAYS, arrays, strict=True):
+        if name.startswith("y"):
+            labels = torch.from_numpy(array.reshape(-1).astype(np.int64))
+            if len(labels) == 0 or labels.min() < 0 or len(labels) != len(found[-1]):
+                raise UserError(
+                    f"data: {name} has {len(labels)} labels for {len(found[-1])} samples, expected "
+                    "one label from 0 up for each"
+                )
+            found.append(labels)
+            continue
+        x = torch.from_numpy(np.ascontiguousarray(array))
+        if x.dtype == torch.uint8:
+            x = x.float() / 255
+            x = x[:, None] if x.dim() == 3 else x.movedim(3, 1)
+        if not x.is_floating_point() or x.dim() < 2:
+            raise UserError(
+                f"data: {name} is {array.dtype} {array.shape}, expected uint8 [N,H,W,C] or float [N,...]"
+            )
+        x = x.float()
+        if not torch.isfinite(x).all():
+            raise UserError(f"data: {name} has NaN or infinity in it")
+        found.append(x)
+    return tuple(found)

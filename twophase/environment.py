@@ -1,0 +1,60 @@
+"""What a run was made with: versions, machine, time per stage."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+import entk
+from twophase.rundir import RunDir
+
+PACKAGES = ("entk", "torch", "numpy", "h5py", "scikit-learn", "scipy", "matplotlib", "safetensors")
+
+
+def record(run: RunDir, stage: str, seconds: float) -> None:
+    """environment.json, with the time of this stage added to those of earlier ones."""
+    path = run.path / "environment.json"
+    times = run.load_json(path).get("stage_seconds", {}) if path.exists() else {}
+    run.save_json(path, {**describe(), "stage_seconds": {**times, stage: round(seconds, 2)}})
+
+
+def describe() -> dict:
+    return {
+        "versions": {"python": platform.python_version(), **{p: version(p) for p in PACKAGES}},
+        "machine": {
+            "platform": platform.platform(),
+            "processor": _processor(),
+            "cores": os.cpu_count(),
+            "device": "cpu",
+        },
+        "torch_threads_per_worker": 1,
+        "dtype": str(torch.get_default_dtype()).removeprefix("torch."),
+        "backends": entk.backends(),
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "commit": _commit(),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if "model name" in line), "")
+
+
+def _commit() -> str | None:
+    """The commit of the source tree that this runs from, if it is one."""
+    root = Path(__file__).resolve().parents[1]
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=5)
+    except OSError:
+        return None
+    return done.stdout.strip() or None if done.returncode == 0 else None

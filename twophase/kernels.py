@@ -1,0 +1,46 @@
+"""The empirical tangent kernel of a fixed probe set along the main run."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+import entk
+from twophase import seeds, train
+from twophase.config import Config
+from twophase.data import Dataset
+from twophase.rundir import RunDir
+
+COLUMNS = ("arm", "step", "frobenius_norm", "trace")
+
+
+def probe(config: Config, data: Dataset) -> Tensor:
+    """Training inputs, chosen once by the seed and not augmented."""
+    order = torch.randperm(len(data.x_train), generator=seeds.generator(config.seed, "probe"))
+    return data.x_train[order[: config.kernels.probe]]
+
+
+def jobs(config: Config) -> list[tuple[str, int]]:
+    return [(arm, step) for arm in config.arms for step in config.kernels.steps]
+
+
+def measure(run: RunDir, data: Dataset, arm: str, step: int) -> None:
+    """Write one kernel; batch norm in eval mode with statistics re-estimated on the training set."""
+    config = run.config
+    path = run.kernel(arm, step)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    model = train.evaluated(config, data, run.load_state(run.checkpoint(arm, step)))
+    entk.write_ntk(path, model, probe(config, data), outputs=config.kernels.outputs).close()
+
+
+def collect(run: RunDir) -> None:
+    """Norm and trace of each kernel: the scale that the cosine distance does not see."""
+    rows = []
+    for arm, step in jobs(run.config):
+        with entk.open_kernel(run.kernel(arm, step)) as file:
+            square, trace = 0.0, 0.0
+            for index, part in file.blocks():
+                square += part.double().square().sum().item()
+                trace += part.reshape(-1, part.shape[-1]).double().diagonal(index[-2].start).sum().item()
+        rows.append({"arm": arm, "step": step, "frobenius_norm": square**0.5, "trace": trace})
+    run.save_table("kernel", COLUMNS, rows)

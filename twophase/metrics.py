@@ -1,0 +1,127 @@
+"""How far apart two networks are: in weights, on the line between them, in what they say."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from twophase.config import Config
+from twophase.data import Dataset
+
+EVALUATION_BATCH = 512
+
+
+@dataclass(frozen=True)
+class Score:
+    """Mean cross-entropy and error rate in [0, 1]."""
+
+    loss: float
+    error: float
+
+
+def parameter_vector(state: dict[str, Tensor], names: Iterator[str]) -> Tensor:
+    """All parameters as one float64 vector."""
+    return torch.cat([state[name].double().flatten() for name in names])
+
+
+def dissimilarity(u: Tensor, v: Tensor) -> float:
+    """C = 1 - <u, v> / (|u| |v|), as |u/|u| - v/|v||^2 / 2, so that 1e-14 is not lost.
+
+    Source: eq. 1 of arXiv 2505.13900.
+    """
+    return 0.5 * (u / u.norm() - v / v.norm()).square().sum().item()
+
+
+@torch.no_grad()
+def logits(model: nn.Module, x: Tensor) -> Tensor:
+    model.eval()
+    return torch.cat([model(part) for part in x.split(EVALUATION_BATCH)])
+
+
+def score(out: Tensor, y: Tensor) -> Score:
+    loss = F.cross_entropy(out.double(), y).item()
+    return Score(loss, (out.argmax(1) != y).double().mean().item())
+
+
+@torch.no_grad()
+def reestimate(model: nn.Module, x: Tensor) -> None:
+    """Batch-norm statistics of these weights: the average over fixed batches of x, in place."""
+    layers = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    if not layers:
+        return
+    kept = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None  # cumulative average
+    model.train()
+    noisy = [m for m in model.modules() if isinstance(m, nn.Dropout)]
+    for m in noisy:
+        m.eval()
+    for part in x.split(EVALUATION_BATCH):
+        model(part)
+    for layer, momentum in zip(layers, kept, strict=True):
+        layer.momentum = momentum
+    model.eval()
+
+
+def disagreement(a: Tensor, b: Tensor) -> float:
+    """Share of samples on which two networks' logits [N, O] predict different classes."""
+    return (a.argmax(1) != b.argmax(1)).double().mean().item()
+
+
+@dataclass(frozen=True)
+class Path:
+    """Scores along the straight line between two networks, at `alphas`."""
+
+    alphas: list[float]
+    train: list[Score]
+    test: list[Score]
+
+
+def straight_line(
+    model: nn.Module,
+    one: dict[str, Tensor],
+    two: dict[str, Tensor],
+    data: Dataset,
+    config: Config,
+) -> Path:
+    """Scores at (1 - alpha) one + alpha two; what batch norm does there is the config's choice."""
+    model = copy.deepcopy(model)
+    count = config.chaos.alphas
+    alphas = [i / (count - 1) for i in range(count)]
+    train, test = [], []
+    for alpha in alphas:
+        model.load_state_dict({k: _between(one[k], two[k], alpha) for k in one})
+        if config.chaos.batchnorm == "reestimate":
+            reestimate(model, data.x_train)
+        train.append(score(logits(model, data.x_train), data.y_train))
+        test.append(score(logits(model, data.x_test), data.y_test))
+    return Path(alphas, train, test)
+
+
+def _between(a: Tensor, b: Tensor, alpha: float) -> Tensor:
+    """Exactly a where a and b are equal; counters are taken from a."""
+    return a + alpha * (b - a) if a.is_floating_point() else a
+
+
+def barrier(alphas: list[float], values: list[float], baseline: str) -> float:
+    """max_alpha L(alpha) minus a baseline: the line between the ends, their mean, or nothing.
+
+    Not below 0 for "linear", whose ends are on the path. Sources: eq. 5 of arXiv 2505.13900 names
+    no baseline; "linear" as in Entezari et al. (arXiv 2110.06296), "mean" as in Frankle et al.
+    """
+    first, last = values[0], values[-1]
+    if baseline == "linear":
+        return max(v - (first + a * (last - first)) for a, v in zip(alphas, values, strict=True))
+    return max(values) - (first + (last - first) / 2 if baseline == "mean" else 0.0)
+
+
+def angle(distance: float) -> float:
+    """Degrees between two directions of cosine distance S: arccos(1 - S), exact for small S too."""
+    return math.degrees(2 * math.asin(math.sqrt(min(max(distance, 0.0), 2.0) / 2)))

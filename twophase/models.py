@@ -1,0 +1,132 @@
+"""The networks of the paper and small ones of their kind; plain modules, initialised from the seed.
+
+ResNet-20 and VGG-16 follow open_lth (Frankle et al. 2020, arXiv 1912.05671): Kaiming-normal
+(fan-in) weights, batch-norm scale uniform in [0, 1]. vgg16-dropout follows torchvision's VGG-16 on
+a 1 x 1 average pool, whose head starts near zero. Small networks start their scales at 1.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from twophase import seeds
+from twophase.config import Config
+from twophase.errors import UserError
+
+VGG16 = (64, 64, "M", 128, 128, "M", *(256,) * 3, "M", *(512,) * 3, "M", *(512,) * 3)
+
+
+class BasicBlock(nn.Module):
+    def __init__(self, inputs: int, outputs: int, stride: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.shortcut = nn.Sequential()
+        if stride != 1 or inputs != outputs:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = F.relu(self.bn1(self.conv1(x)))
+        return F.relu(self.bn2(self.conv2(out)) + self.shortcut(x))
+
+
+class ResNet(nn.Module):
+    """CIFAR stem, stages of basic blocks, the first block of later stages at stride 2."""
+
+    def __init__(self, channels: int, widths: tuple[int, ...], blocks: int, classes: int):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, widths[0], 3, 1, 1, bias=False)
+        self.bn = nn.BatchNorm2d(widths[0])
+        stages, inputs = [], widths[0]
+        for i, width in enumerate(widths):
+            for j in range(blocks):
+                stages.append(BasicBlock(inputs, width, 2 if i > 0 and j == 0 else 1))
+                inputs = width
+        self.blocks = nn.Sequential(*stages)
+        self.fc = nn.Linear(inputs, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.blocks(F.relu(self.bn(self.conv(x))))
+        return self.fc(x.mean((2, 3)))
+
+
+class VGG(nn.Module):
+    def __init__(self, channels: int, classes: int, dropout: bool):
+        super().__init__()
+        layers: list[nn.Module] = []
+        for width in VGG16:
+            if width == "M":
+                layers.append(nn.MaxPool2d(2))
+            else:
+                layers += [nn.Conv2d(channels, width, 3, padding=1), nn.BatchNorm2d(width)]
+                layers.append(nn.ReLU())
+                channels = width
+        self.features = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.head = nn.Linear(512, classes)
+        if dropout:
+            hidden = [
+                *(nn.Linear(512, 4096), nn.ReLU(), nn.Dropout()),
+                *(nn.Linear(4096, 4096), nn.ReLU(), nn.Dropout()),
+            ]
+            self.head = nn.Sequential(*hidden, nn.Linear(4096, classes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.features(x))
+
+
+class MLP(nn.Module):
+    def __init__(self, inputs: int, widths: tuple[int, ...], classes: int):
+        super().__init__()
+        sizes = (inputs, *widths)
+        layers: list[nn.Module] = [nn.Flatten()]
+        for a, b in zip(sizes, sizes[1:], strict=False):
+            layers += [nn.Linear(a, b), nn.ReLU()]
+        self.layers = nn.Sequential(*layers, nn.Linear(sizes[-1], classes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)
+
+
+def build(config: Config, sample: Tensor, classes: int) -> nn.Module:
+    """The config's network for samples like `sample` [C, H, W] (or [D]), initialised by the seed."""
+    name, model = config.model.name, None
+    if name != "mlp" and sample.dim() != 3:
+        raise UserError(
+            f"model.name={name!r} needs images [C, H, W], the samples have shape "
+            f"{tuple(sample.shape)}; use model.name=mlp"
+        )
+    if name.startswith("vgg16") and min(sample.shape[1:]) < 16:
+        raise UserError(f"model.name={name!r} needs images of at least 16 x 16 pixels")
+    if name == "mlp":
+        model = MLP(sample.numel(), config.model.widths, classes)
+    elif name == "thin-resnet":
+        model = ResNet(sample.shape[0], config.model.widths, config.model.blocks, classes)
+    elif name == "resnet20":
+        model = ResNet(sample.shape[0], (16, 32, 64), 3, classes)
+    else:
+        model = VGG(sample.shape[0], classes, dropout=name == "vgg16-dropout")
+    _initialise(model, name, seeds.generator(config.seed, "init"))
+    return model
+
+
+def _initialise(model: nn.Module, name: str, generator: torch.Generator) -> None:
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            torchvision = name == "vgg16-dropout"
+            if torchvision and isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, 0, 0.01, generator=generator)
+            else:
+                mode = "fan_out" if torchvision else "fan_in"
+                nn.init.kaiming_normal_(
+                    module.weight, mode=mode, nonlinearity="relu", generator=generator
+                )
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.BatchNorm2d) and name in ("resnet20", "vgg16"):
+            nn.init.uniform_(module.weight, generator=generator)

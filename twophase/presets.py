@@ -1,0 +1,47 @@
+"""Ready configurations: `twophase run NAME`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_CIFAR: dict[str, Any] = {
+    # arXiv 2505.13900, section 3; batch 128 and kernel samples are not given there
+    "data": {"source": "cifar10", "augment": "crop-flip", "pad": 4},
+    "training": {
+        **{"steps": 62560, "batch": 128, "rate": 0.1, "momentum": 0.9, "weight_decay": 1e-4},
+        **{"milestones": [31280, 46920]},
+    },
+    "arms": ["schedule"],
+    "kernels": {"probe": 128, "steps": [0, *range(100, 1000, 100), *range(1000, 10001, 500)]},
+    "cone": {"tau": [2000, 4000, 6000, 8000], "lags": [100, 500]},
+}
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "quickstart": {
+        "name": "quickstart",
+        "data": {"source": "digits", "label_noise": 0.2, "augment": "shift", "pad": 1},
+        "model": {"name": "thin-resnet", "widths": [16, 32, 64], "blocks": 1},
+        "training": {"steps": 1600, "batch": 64, "rate": 0.1, "milestones": [1200, 1400]},
+        "chaos": {
+            "t0": [0, 20, 50, 100, 200, 400, 800],
+            "t1": [400, 800, 1200],
+        },
+        "kernels": {"probe": 64, "steps": [0, 25, 50, 75, *range(100, 1601, 100)]},
+        "cone": {"tau": [0, 400, 800, 1200], "lags": [100, 200, 400]},
+        "linear": {"switch": [0, 100, 400, 800]},
+    },
+    "resnet20-cifar10": {
+        **_CIFAR,
+        "name": "resnet20-cifar10",
+        "model": {"name": "resnet20"},
+        "chaos": {"t0": [0, 100, 200, 300, 500, 1000], "t1": [100, 200, 500, 1000, 2000, 10000]},
+        "linear": {"switch": [0, 200, 1000, 2000, 5000]},
+    },
+    "vgg16-cifar10": {
+        **_CIFAR,
+        "name": "vgg16-cifar10",
+        "model": {"name": "vgg16"},
+        "chaos": {"t0": [0, 500, 1500, 2500, 4000], "t1": [2500, 5000, 10000]},
+        "linear": {"switch": [0, 200, 1000, 2000, 5000]},
+    },
+}

@@ -1,0 +1,139 @@
+"""A run is a directory that replays itself. Files appear by rename: one that exists is complete."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from twophase import config as configs
+from twophase.config import Config
+from twophase.errors import UserError
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Temporary file beside it, fsync, rename, fsync of the folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    with suppress(OSError):  # a file system that cannot sync folders
+        handle = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """Paths, and reading and writing, of one run."""
+
+    path: Path
+    config: Config
+
+    @classmethod
+    def create(cls, path: Path, config: Config) -> RunDir:
+        """Start a run, or go on with the one that is there if it has the same config."""
+        file = path / "config.toml"
+        if file.exists():
+            run = cls.open(path)
+            differs = _differences(run.config.model_dump(), config.model_dump())
+            if differs:
+                raise UserError(
+                    f"{path} holds a run with another config ({'; '.join(differs[:4])}); choose "
+                    "another --out, or remove it"
+                )
+            return run
+        write_atomic(file, configs.dump(config).encode())
+        return cls(path, config)
+
+    @classmethod
+    def open(cls, path: Path) -> RunDir:
+        file = path / "config.toml"
+        if not file.exists():
+            raise UserError(f"{path} is no run directory: it has no config.toml")
+        return cls(path, configs.build(configs.read(file)))
+
+    def checkpoint(self, arm: str, step: int) -> Path:
+        return self.path / "checkpoints" / arm / f"step-{step:06d}.safetensors"
+
+    def kernel(self, arm: str, step: int) -> Path:
+        return self.path / "kernels" / arm / f"step-{step:06d}.h5"
+
+    def twin(self, t0: int, draw: int) -> Path:
+        """What became of a twin, in all arms; draw 0 is the control."""
+        return self.path / "chaos" / f"t0-{t0:06d}-draw{draw}.json"
+
+    def switched(self, step: int) -> Path:
+        return self.path / "linear" / f"switch-{step:06d}.json"
+
+    def table(self, name: str) -> Path:
+        return self.path / "tables" / f"{name}.csv"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.html"
+
+    def save_state(self, path: Path, state: dict[str, Tensor]) -> None:
+        tensors = {k: v.detach().contiguous().clone() for k, v in state.items()}
+        write_atomic(path, save(tensors))
+
+    def load_state(self, path: Path) -> dict[str, Tensor]:
+        try:
+            return load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"{path} is damaged ({error}); delete it and run again") from None
+
+    def save_json(self, path: Path, value: Any) -> None:
+        write_atomic(path, json.dumps(value, indent=1, allow_nan=False).encode())
+
+    def load_json(self, path: Path) -> Any:
+        try:
+            return json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path} is damaged ({error}); delete it and run again") from None
+
+    def save_table(self, name: str, columns: tuple[str, ...], rows: Iterable[dict]) -> None:
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({k: "" if v is None else v for k, v in row.items()} for row in rows)
+        write_atomic(self.table(name), text.getvalue().encode())
+
+    def load_table(self, name: str) -> list[dict[str, str]]:
+        with self.table(name).open(newline="") as file:
+            return list(csv.DictReader(file))
+
+    def log(self, event: str, **values: Any) -> None:
+        """One line in log.jsonl; a record for people, nothing is read back from it."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / "log.jsonl").open("a") as file:
+            file.write(json.dumps({"event": event, **values}) + "\n")
+
+
+def _differences(old: dict, new: dict, prefix: str = "") -> list[str]:
+    found = []
+    for key in old.keys() | new.keys():
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            found += _differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            found.append(f"{prefix}{key} is {a!r} there, {b!r} here")
+    return sorted(found)

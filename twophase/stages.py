@@ -1,0 +1,150 @@
+"""The stages of a run: each a function of the config and earlier files, skipped when it is done."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from twophase import chaos, cone, data, environment, kernels, linear, train
+from twophase.parallel import map_jobs
+from twophase.rundir import RunDir
+
+
+class Bar(Protocol):
+    """Progress of one stage."""
+
+    def start(self, name: str, total: int, done: int) -> None: ...
+    def step(self, count: int = 1) -> None: ...
+    def finish(self, name: str, seconds: float, skipped: bool) -> None: ...
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What a stage leaves behind and how it gets there."""
+
+    outputs: Callable[[RunDir], list[Path]]  # all of them exist: the stage is done
+    work: Callable[[RunDir, Bar, int], None]
+    needs: tuple[str, ...] = ()
+
+
+def _train_files(run: RunDir) -> list[Path]:
+    config = run.config
+    return [run.checkpoint(arm, s) for arm in config.arms for s in config.checkpoints]
+
+
+def _train(run: RunDir, bar: Bar, workers: int) -> None:
+    torch.set_num_threads(1)
+    config = run.config
+    split = train.split_step(config)
+    total = config.training.steps + (len(config.arms) - 1) * (config.training.steps - split)
+    bar.start("train", total, 0)
+    train.stage(run, data.load(config), lambda step: bar.step())
+
+
+def _parallel(name: str, module, files: Callable[[RunDir, tuple], Path], function) -> Callable:
+    """A stage of independent jobs, each with a file of its own, and tables made from all."""
+
+    def work(run: RunDir, bar: Bar, workers: int) -> None:
+        jobs = _tuples(module.jobs(run.config))
+        missing = [job for job in jobs if not files(run, job).exists()]
+        bar.start(name, len(jobs), len(jobs) - len(missing))
+        map_jobs(function, run, missing, workers, bar.step)
+        module.collect(run)
+
+    return work
+
+
+def _tuples(jobs: list) -> list[tuple]:
+    return [job if isinstance(job, tuple) else (job,) for job in jobs]
+
+
+def _twin(run: RunDir, job: tuple) -> Path:
+    return run.twin(*job)
+
+
+def _kernel(run: RunDir, job: tuple) -> Path:
+    return run.kernel(*job)
+
+
+def _switched(run: RunDir, job: tuple) -> Path:
+    return run.switched(*job)
+
+
+def _cone(run: RunDir, bar: Bar, workers: int) -> None:
+    bar.start("cone", 1, 0)
+    cone.stage(run)
+    bar.step()
+
+
+def _report(run: RunDir, bar: Bar, workers: int) -> None:
+    from twophase import report  # matplotlib takes a second, and only this stage needs it
+
+    bar.start("report", 1, 0)
+    report.write(run)
+    bar.step()
+
+
+STAGES: dict[str, Stage] = {
+    "train": Stage(lambda run: [*_train_files(run), run.table("train")], _train),
+    "chaos": Stage(
+        lambda run: [
+            *(run.twin(*job) for job in chaos.jobs(run.config)),
+            *(run.table(t) for t in ("chaos", "barrier")),
+        ],
+        _parallel("chaos", chaos, _twin, chaos.follow),
+        ("train",),
+    ),
+    "kernels": Stage(
+        lambda run: [
+            *(run.kernel(*job) for job in kernels.jobs(run.config)),
+            run.table("kernel"),
+        ],
+        _parallel("kernels", kernels, _kernel, kernels.measure),
+        ("train",),
+    ),
+    "cone": Stage(
+        lambda run: [run.table(f"cone_{t}") for t in ("matrix", "reference", "lagged")],
+        _cone,
+        ("kernels",),
+    ),
+    "linear": Stage(
+        lambda run: [
+            *(run.switched(s) for s in linear.jobs(run.config)),
+            run.table("linear"),
+        ],
+        _parallel("linear", linear, _switched, linear.follow),
+        ("train",),
+    ),
+    "report": Stage(
+        lambda run: [run.report, run.path / "report.json"],
+        _report,
+        ("chaos", "cone", "linear"),
+    ),
+}
+
+
+def complete(run: RunDir, name: str) -> bool:
+    return all(path.exists() for path in STAGES[name].outputs(run))
+
+
+def do(run: RunDir, name: str, bar: Bar, workers: int, done: set[str]) -> None:
+    """A stage and whatever it needs, in order; finished ones are only named."""
+    for earlier in STAGES[name].needs:
+        if earlier not in done:
+            do(run, earlier, bar, workers, done)
+    done.add(name)
+    if complete(run, name):
+        bar.finish(name, 0.0, skipped=True)
+        return
+    start = time.monotonic()
+    run.log("start", stage=name)
+    STAGES[name].work(run, bar, workers)
+    seconds = time.monotonic() - start
+    environment.record(run, name, seconds)
+    run.log("done", stage=name, seconds=round(seconds, 3))
+    bar.finish(name, seconds, skipped=False)

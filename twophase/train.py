@@ -1,0 +1,192 @@
+"""The one training loop. Twins and the linearised run are other start states, not other loops."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import asdict
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from twophase import models, seeds
+from twophase.config import Config
+from twophase.data import Dataset, augment, batch_indices
+from twophase.errors import UserError
+from twophase.metrics import logits, reestimate, score
+from twophase.rundir import RunDir, write_atomic
+
+State = dict[str, Tensor]  # "model.<name>": parameters and buffers; "momentum.<name>"
+
+COLUMNS = (
+    *("arm", "step", "epoch", "rate"),
+    *("train_loss", "train_error", "test_loss", "test_error"),
+)
+
+
+def initial(config: Config, data: Dataset) -> State:
+    return state_of(models.build(config, data.x_train[0], data.classes), None)
+
+
+def network(config: Config, data: Dataset, state: State) -> nn.Module:
+    """The model with the parameters and buffers of a state, in eval mode."""
+    model = models.build(config, data.x_train[0], data.classes)
+    model.load_state_dict(weights(state))
+    return model.eval()
+
+
+def weights(state: State) -> dict[str, Tensor]:
+    """The model's part of a state, under the model's own names."""
+    return {k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")}
+
+
+def state_of(model: nn.Module, optimizer: torch.optim.Optimizer | None) -> State:
+    """Everything that the next step depends on; the step itself is kept by the caller."""
+    state = {f"model.{k}": v.detach().clone() for k, v in model.state_dict().items()}
+    for name, p in model.named_parameters() if optimizer else ():
+        buffer = optimizer.state[p].get("momentum_buffer")
+        if buffer is not None:
+            state[f"momentum.{name}"] = buffer.clone()
+    return state
+
+
+def advance(
+    config: Config,
+    data: Dataset,
+    arm: str,
+    state: State,
+    start: int,
+    stops: tuple[int, ...],
+    tick: Callable[[int], None] = lambda step: None,
+) -> dict[int, State]:
+    """Train from `state` at step `start`; {stop: state} for each of `stops`.
+
+    The batch, its augmentation, dropout masks and the rate of a step depend on the step alone, so
+    twins that start here see the same noise. `tick` is called with each step done.
+    """
+    model = models.build(config, data.x_train[0], data.classes)
+    model.load_state_dict(weights(state))
+    model.train()
+    found = {start: state} if start in stops else {}
+    stops = tuple(stop for stop in sorted(stops) if stop > start)
+    steps = run_sgd(model, config, data, arm, state, start, max(stops, default=start))
+    for step, optimizer in steps:
+        tick(step)
+        if step in stops:
+            found[step] = state_of(model, optimizer)
+    return found
+
+
+def run_sgd(
+    model: nn.Module,
+    config: Config,
+    data: Dataset,
+    arm: str,
+    state: State,
+    start: int,
+    stop: int,
+    rate_factor: float = 1.0,
+):
+    """Yield (step, optimizer) after each update of the model in place."""
+    t = config.training
+    optimizer = torch.optim.SGD(
+        model.parameters(), lr=t.rate, momentum=t.momentum, weight_decay=t.weight_decay
+    )
+    for name, p in model.named_parameters():
+        if f"momentum.{name}" in state:
+            optimizer.state[p]["momentum_buffer"] = state[f"momentum.{name}"].clone()
+    for step in range(start, stop):
+        rows = batch_indices(len(data.x_train), t.batch, config.seed, step)
+        x = augment(data.x_train[rows], config.data, config.seed, step)
+        torch.manual_seed(seeds.number(config.seed, "dropout", step))
+        loss = F.cross_entropy(model(x), data.y_train[rows])
+        if not math.isfinite(loss.item()):
+            raise UserError(
+                f"training diverged: the loss is {loss.item()} at step {step} with rate "
+                f"{config.rate(arm, step) * rate_factor:g}; lower training.rate"
+            )
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.param_groups[0]["lr"] = config.rate(arm, step) * rate_factor
+        optimizer.step()
+        yield step + 1, optimizer
+
+
+def scores(model: nn.Module, data: Dataset) -> dict[str, float]:
+    """Losses and errors of a model as it is, in eval mode."""
+    train = score(logits(model, data.x_train), data.y_train)
+    test = score(logits(model, data.x_test), data.y_test)
+    return {
+        **{f"train_{k}": v for k, v in asdict(train).items()},
+        **{f"test_{k}": v for k, v in asdict(test).items()},
+    }
+
+
+def evaluated(config: Config, data: Dataset, state: State) -> nn.Module:
+    """The network with batch-norm statistics re-estimated on the training set."""
+    model = network(config, data, state)
+    reestimate(model, data.x_train)
+    return model
+
+
+def split_step(config: Config) -> int:
+    """The step up to which all arms are one: the first drop of the rate."""
+    return min(config.training.milestones, default=config.training.steps)
+
+
+def stage(run: RunDir, data: Dataset, tick: Callable[[int], None]) -> None:
+    """Checkpoints of the main run in every arm, from the last one that exists; then train.csv."""
+    config = run.config
+    for arm in config.arms:
+        for step in config.checkpoints:
+            if step <= split_step(config) and arm != config.arms[0]:
+                _share(run, config.arms[0], arm, step)
+        _train(run, data, arm, tick)
+    rows = []
+    for arm in config.arms:
+        for step in config.checkpoints:
+            model = evaluated(config, data, run.load_state(run.checkpoint(arm, step)))
+            epoch = step * config.training.batch / len(data.x_train)
+            row = {"arm": arm, "step": step, "epoch": epoch, "rate": config.rate(arm, step)}
+            rows.append({**row, **scores(model, data)})
+    run.save_table("train", COLUMNS, rows)
+
+
+def _share(run: RunDir, first: str, arm: str, step: int) -> None:
+    target = run.checkpoint(arm, step)
+    if not target.exists():
+        write_atomic(target, run.checkpoint(first, step).read_bytes())
+
+
+def _train(run: RunDir, data: Dataset, arm: str, tick: Callable[[int], None]) -> None:
+    config = run.config
+    if not run.checkpoint(arm, 0).exists():
+        run.save_state(run.checkpoint(arm, 0), initial(config, data))
+    grid = config.checkpoints
+    last = max(step for step in grid if run.checkpoint(arm, step).exists())
+    state = run.load_state(run.checkpoint(arm, last))
+    for step in (s for s in grid if s > last):
+        state = advance(config, data, arm, state, last, (step,), tick)[step]
+        run.save_state(run.checkpoint(arm, step), state)
+        run.log("checkpoint", arm=arm, step=step)
+        last = step
+
+
+def perturb(config: Config, state: State, names: list[str], t0: int, draw: int) -> State:
+    """The state with eps times a Gaussian direction added to its parameters; draw 0 adds nothing.
+
+    "total-l2": |eps| over all parameters; "per-coordinate": standard deviation of each;
+    "relative": |eps| over the parameters' own norm.
+    """
+    if draw == 0:
+        return copy.deepcopy(state)
+    generator = seeds.generator(config.seed, "perturb", t0, draw)
+    noise = {n: torch.randn(state[n].shape, generator=generator).double() for n in names}
+    norm = math.sqrt(sum(v.square().sum().item() for v in noise.values()))
+    own = math.sqrt(sum(state[n].double().square().sum().item() for n in names))
+    scale = {"total-l2": 1 / norm, "per-coordinate": 1.0, "relative": own / norm}
+    size = config.chaos.eps * scale[config.chaos.scale]
+    moved = {n: (state[n].double() + size * noise[n]).to(state[n]) for n in names}
+    return {**state, **moved}

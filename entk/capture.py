@@ -18,7 +18,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
-from entk.errors import InputError, ModelStateError
+from entk.errors import InputError, ModelStateError, UnsupportedModelError
 from entk.factors import Factors
 from entk.rules import RULES, Rule
 
@@ -60,9 +60,14 @@ class Call:
     def signature(self) -> tuple:
         return (self.rule.name, tuple(sorted(self.parameters.items())))
 
-    def mutated(self) -> bool:
-        """Whether the model has written into the input since."""
-        return self.arguments["input"]._version != self.version
+    def check_input(self) -> None:
+        """Refuse an input that the model wrote into after the call, as autograd itself does."""
+        if "weight" in self.parameters and self.arguments["input"]._version != self.version:
+            raise UnsupportedModelError(
+                f"the model overwrites the input of {self.rule.name} "
+                f"({self.parameters['weight']}) after using it, so the gradient is lost (plain "
+                "autograd refuses this too); make that operation out of place"
+            )
 
     def stack(self, layout: Layout, g: list[Tensor | None]) -> Tensor:
         """Output gradients [N * repeat, O, ...] from one tensor per output."""
@@ -90,12 +95,11 @@ class Call:
 
 
 class Recorder(TorchFunctionMode):
-    """Notes the calls that involve `leaves`; `copy_inputs` where the model overwrites them later."""
+    """Notes the calls that involve `leaves`."""
 
-    def __init__(self, leaves: dict[str, Tensor], copy_inputs: frozenset[int] = frozenset()):
+    def __init__(self, leaves: dict[str, Tensor]):
         super().__init__()
         self.names = {id(leaf): name for name, leaf in leaves.items()}
-        self.copy_inputs = copy_inputs
         self.calls: list[Call] = []
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
@@ -124,8 +128,6 @@ class Recorder(TorchFunctionMode):
         arguments.update({role: arguments[role].detach() for role in roles})
         output = func(**arguments)
         arguments["input"] = arguments["input"].detach()
-        if len(self.calls) in self.copy_inputs:
-            arguments["input"] = arguments["input"].clone()
         first = not output.requires_grad
         output.requires_grad_()
         edge = get_gradient_edge(output)
@@ -207,7 +209,7 @@ def gradients(
     Samples do not interact, so one backward pass of the summed batch gives every sample's own.
     `last` frees the graph.
     """
-    if not y.requires_grad:
+    if not y.requires_grad or not calls:
         return [[None] * len(outputs) for _ in calls]
     edges = [call.edge for call in calls]
     found = []

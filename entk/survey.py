@@ -42,29 +42,23 @@ class Survey:
     served: tuple[Served, ...]
     layouts: tuple[Layout, ...] = ()  # of each noted call
     signatures: tuple[tuple, ...] = ()
-    copy_inputs: frozenset[int] = frozenset()
     activations: int = 0  # bytes that one sample keeps alive for the backward pass
     call_outputs: tuple[int, ...] = ()  # elements at the output of each noted call, one sample
     covered: frozenset[str] = field(default=frozenset())
 
     def recorder(self, leaves: dict[str, Tensor]) -> Recorder:
-        return Recorder({n: leaves[n] for n in leaves if n in self.covered}, self.copy_inputs)
+        return Recorder({n: leaves[n] for n in leaves if n in self.covered})
 
 
 def survey(model: nn.Module, x: Tensor, names: tuple[str, ...], total: bool) -> Survey:
     """Look at the model with one sample and with two of `x`; `total` sums the outputs first."""
     one, two = x[:1], x[:2] if len(x) > 1 else torch.cat([x[:1], x[:1]])
     refused: dict[str, str] = {}
-    copies: frozenset[int] = frozenset()
-    while True:  # each round either ends or takes a parameter out, or copies an input more
+    while True:  # each round either ends or takes a parameter out
         leaves, state = leaf_state(model, names)
         covered = {n: leaf for n, leaf in leaves.items() if n not in refused}
-        single = _look(model, state, covered, one, total, copies)
-        double = _look(model, state, covered, two, total, copies)
-        changed = frozenset(i for i, c in enumerate(single.calls) if c.mutated()) | copies
-        if changed != copies:
-            copies = changed
-            continue
+        single = _look(model, state, covered, one, total)
+        double = _look(model, state, covered, two, total)
         layouts, found = _layouts(single.calls, double)
         found |= _uncovered(single.y, covered)
         if not found:
@@ -75,13 +69,12 @@ def survey(model: nn.Module, x: Tensor, names: tuple[str, ...], total: bool) -> 
         _serve(name, leaves[name], single, layouts, refused.get(name), name in direct)
         for name in names
     )
-    served = _with_method(served, model, state, one, total)
+    served = _with_method(served, model, state, x, total)
     return Survey(
         outputs=single.y.shape[1],
         served=served,
         layouts=tuple(layouts),
         signatures=tuple(c.signature for c in single.calls),
-        copy_inputs=copies,
         activations=single.activations,
         call_outputs=tuple(c.output_shape.numel() for c in single.calls),
         covered=frozenset(covered),
@@ -97,8 +90,8 @@ class _Look:
     activations: int
 
 
-def _look(model, state, covered, x, total, copies) -> _Look:
-    recorder = Recorder(covered, copies)
+def _look(model, state, covered, x, total) -> _Look:
+    recorder = Recorder(covered)
     kept: dict[int, int] = {}
 
     def note(t: Tensor) -> Tensor:
@@ -109,6 +102,7 @@ def _look(model, state, covered, x, total, copies) -> _Look:
         with recorder:
             y = forward(model, state, x, total)
     for call in recorder.calls:
+        call.check_input()
         note(call.arguments["input"])
     for t in (x, *state.values()):
         kept.pop(t.untyped_storage().data_ptr(), None)

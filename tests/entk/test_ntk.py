@@ -1,0 +1,105 @@
+"""`entk.ntk` against the float64 loop: every case, output mode and strategy."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import entk
+import pytest
+import torch
+from entk.factors import OUTPUTS
+
+from tests import oracle, tolerance
+from tests.cases import CASES
+
+BY_NAME = {case.name: case for case in CASES}
+
+
+@lru_cache(maxsize=None)
+def truth(name: str, square: bool, dtype=torch.float64) -> torch.Tensor:
+    model, x, z = BY_NAME[name].make()
+    if dtype == torch.float32:
+        model, x, z = model.float(), x.to(_like(x, dtype)), z.to(_like(z, dtype))
+        return oracle.ntk(model, x, None if square else z, dtype=dtype)
+    return oracle.ntk(model, x, None if square else z)
+
+
+def _like(t: torch.Tensor, dtype: torch.dtype) -> torch.dtype:
+    return dtype if t.is_floating_point() else t.dtype
+
+
+@pytest.mark.parametrize("strategy", ["rows", "pairs"])
+@pytest.mark.parametrize("outputs", OUTPUTS)
+@pytest.mark.parametrize("name", BY_NAME)
+def test_float64(name, outputs, strategy):
+    model, x, z = BY_NAME[name].make()
+    for square, other in ((True, None), (False, z)):
+        plan = entk.plan_ntk(model, x, other, outputs=outputs, strategy=strategy, block=2)
+        found = entk.ntk(model, x, other, outputs=outputs, plan=plan)
+        expected = oracle.mode(truth(name, square), outputs)
+        assert found.shape == expected.shape
+        assert tolerance.error(found, expected) <= tolerance.FLOAT64
+
+
+@pytest.mark.parametrize("strategy", ["rows", "pairs"])
+@pytest.mark.parametrize("outputs", OUTPUTS)
+@pytest.mark.parametrize("name", BY_NAME)
+def test_float32(name, outputs, strategy):
+    """At most twice the error of the plain loop in float32 on the same float32 numbers."""
+    model, x, _ = BY_NAME[name].make()
+    model, x = model.float(), x.to(_like(x, torch.float32))
+    exact = oracle.mode(_truth_of_float32(name), outputs)
+    plain = oracle.mode(truth(name, True, torch.float32), outputs)
+    plan = entk.plan_ntk(model, x, outputs=outputs, strategy=strategy, block=2)
+    found = entk.ntk(model, x, outputs=outputs, plan=plan)
+    assert found.dtype == torch.float32
+    assert tolerance.error(found, exact) <= tolerance.limit(plain, exact)
+
+
+@lru_cache(maxsize=None)
+def _truth_of_float32(name: str) -> torch.Tensor:
+    """The float64 kernel of the model and samples after rounding them to float32."""
+    model, x, _ = BY_NAME[name].make()
+    return oracle.ntk(model.float(), x.to(_like(x, torch.float32)))
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+def test_planned(name):
+    """The planner's own choice, one tile, is exact as well, and exactly symmetric."""
+    model, x, z = BY_NAME[name].make()
+    found = entk.ntk(model, x)
+    assert tolerance.error(found, truth(name, True)) <= tolerance.FLOAT64
+    assert torch.equal(found, found.permute(2, 3, 0, 1))
+    assert tolerance.error(entk.ntk(model, x, z), truth(name, False)) <= tolerance.FLOAT64
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+def test_by_layer(name):
+    model, x, z = BY_NAME[name].make()
+    expected: dict[str, torch.Tensor] = {}
+    for parameter, kernel in oracle.kernels_by_parameter(model, x, z).items():
+        layer = parameter.rpartition(".")[0] or parameter
+        expected[layer] = expected.get(layer, 0) + kernel
+    found = entk.ntk(model, x, z, by_layer=True)
+    assert found.keys() == expected.keys()
+    scale = sum(expected.values()).norm()
+    for layer, kernel in expected.items():
+        assert (found[layer] - kernel).norm() <= tolerance.FLOAT64 * scale
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+def test_jacobian(name):
+    model, x, _ = BY_NAME[name].make()
+    expected = oracle.jacobian(model, x)
+    found = entk.jacobian(model, x)
+    assert found.keys() == expected.keys()
+    summed = entk.jacobian(model, x, outputs="sum")
+    for parameter, j in expected.items():
+        assert found[parameter].shape == j.shape
+        assert tolerance.error(found[parameter], j) <= tolerance.FLOAT64
+        # against the norm of J: a normalisation layer's outputs can sum to zero
+        assert (summed[parameter] - j.sum(1)).norm() <= tolerance.FLOAT64 * j.norm()
+
+
+def test_number_of_cases():
+    assert len(BY_NAME) == len(CASES) >= 25

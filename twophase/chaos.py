@@ -43,12 +43,16 @@ def follow(run: RunDir, data: Dataset, t0: int, draw: int) -> None:
         "realised_l2": moved.norm().item(),
         "changed_fraction": (moved != 0).double().mean().item(),
     }
-    rows, paths, trunk = [], [], {}
+    rows, paths, trunk, compared = [], [], {}, {}
+    split = train.split_step(config)
     for arm in config.arms:
         states = _states(config, data, arm, twin, t0, trunk)
         for t1 in (t for t in config.measured if t > t0):
-            main = run.load_state(run.checkpoint(arm, t1))
-            row, path = _compare(config, data, main, states[t1], names, t1)
+            key = (arm if t1 > split else "trunk", t1)
+            if key not in compared:
+                main = run.load_state(run.checkpoint(arm, t1))
+                compared[key] = _compare(config, data, main, states[t1], names, t1)
+            row, path = compared[key]
             rows.append({"arm": arm, **common, "t1": t1, **row})
             if t1 == config.training.steps:
                 key = {k: common[k] for k in ("t0", "draw", "kind")}
@@ -97,8 +101,10 @@ def _compare(config: Config, data: Dataset, main, twin, names: list[str], t1: in
     path = [
         {
             "alpha": a,
-            **{"train_loss": p.loss, "train_error": p.error},
-            **{"test_loss": q.loss, "test_error": q.error},
+            "train_loss": p.loss,
+            "train_error": p.error,
+            "test_loss": q.loss,
+            "test_error": q.error,
         }
         for a, p, q in zip(line.alphas, line.train, line.test, strict=True)
     ]
@@ -110,9 +116,3 @@ def collect(run: RunDir) -> None:
     found = [run.load_json(run.twin(*job)) for job in jobs(run.config)]
     run.save_table("chaos", COLUMNS, [row for part in found for row in part["rows"]])
     run.save_table("barrier", PATH_COLUMNS, [row for part in found for row in part["paths"]])
-
-
-def control_difference(run: RunDir) -> float:
-    """Largest difference of any number between a control and the main run: 0 if bit-identical."""
-    found = [run.load_json(run.twin(t0, d)) for t0, d in jobs(run.config) if d == 0]
-    return max((row["largest_difference"] for part in found for row in part["rows"]), default=0.0)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from entk import EntkError
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -21,6 +20,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from entk import EntkError
 from twophase import config as configs
 from twophase.errors import UserError
 from twophase.presets import PRESETS

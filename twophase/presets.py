@@ -8,8 +8,12 @@ _CIFAR: dict[str, Any] = {
     # arXiv 2505.13900, section 3; batch 128 and kernel samples are not given there
     "data": {"source": "cifar10", "augment": "crop-flip", "pad": 4},
     "training": {
-        **{"steps": 62560, "batch": 128, "rate": 0.1, "momentum": 0.9, "weight_decay": 1e-4},
-        **{"milestones": [31280, 46920]},
+        "steps": 62560,
+        "batch": 128,
+        "rate": 0.1,
+        "momentum": 0.9,
+        "weight_decay": 1e-4,
+        "milestones": [31280, 46920],
     },
     "arms": ["schedule"],
     "kernels": {"probe": 128, "steps": [0, *range(100, 1000, 100), *range(1000, 10001, 500)]},

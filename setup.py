@@ -17,6 +17,8 @@ from setuptools.command.build_ext import build_ext
 
 ARCHITECTURES = ("80", "90")
 FLAGS = ["-O3", "-std=c++17"]
+# float64 sums must not depend on whether the processor has a fused multiply-add
+HOST_FLAGS = [*FLAGS, "-ffp-contract=off", "-fvisibility=hidden", "-pthread"]
 
 
 class BuildOrSay(build_ext):
@@ -24,6 +26,9 @@ class BuildOrSay(build_ext):
 
     def run(self):
         info = {"native": "ok", "cuda": "ok"}
+        root = Path(__file__).parent if self.inplace else Path(self.build_lib)
+        self.force = True  # nvcc or a compiler may have come or gone since the last build
+        self.remove_stale(root)
         if os.environ.get("ENTK_BUILD_EXT") == "0":
             info = dict.fromkeys(info, "left out at build time by ENTK_BUILD_EXT=0")
             self.extensions = []
@@ -37,9 +42,12 @@ class BuildOrSay(build_ext):
                 reason = f"the build failed: {error}; install a C++17 compiler and reinstall entk"
                 info = dict.fromkeys(info, reason)
                 self.extensions = []
-        root = Path(__file__).parent if self.inplace else Path(self.build_lib)
         (root / "entk").mkdir(parents=True, exist_ok=True)
         (root / "entk" / "_build_info.json").write_text(json.dumps(info, indent=1))
+
+    def remove_stale(self, root):
+        """An extension of an earlier build must not be imported when this one fails."""
+        (root / self.get_ext_filename("entk._native")).unlink(missing_ok=True)
 
     def add_cuda(self, extension):
         """Compile gram_dot.cu with nvcc and link it with the static runtime; say why if not."""
@@ -48,6 +56,9 @@ class BuildOrSay(build_ext):
             return "left out at build time by ENTK_BUILD_CUDA=0"
         if nvcc is None:
             return "nvcc was not found at build time; install the CUDA toolkit and reinstall entk"
+        libraries = cuda_libraries(nvcc)
+        if not libraries:
+            return f"libcudart_static.a was not found beside {nvcc}; install the CUDA toolkit whole"
         target = Path(self.build_temp) / "gram_dot.cuda.o"
         target.parent.mkdir(parents=True, exist_ok=True)
         codes = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in ARCHITECTURES]
@@ -58,7 +69,7 @@ class BuildOrSay(build_ext):
         if done.returncode:
             return f"nvcc failed: {(done.stderr or done.stdout).strip().splitlines()[-1]}"
         extension.extra_objects.append(str(target))
-        extension.library_dirs += cuda_libraries(nvcc)
+        extension.library_dirs += libraries
         extension.libraries += ["cudart_static", "dl", "rt", "pthread"]
         extension.define_macros.append(("ENTK_WITH_CUDA", "1"))
         return "ok"
@@ -66,7 +77,9 @@ class BuildOrSay(build_ext):
 
 def cuda_libraries(nvcc):
     """Folders of the toolkit that hold the static runtime, as nvcc itself knows them."""
-    done = subprocess.run([nvcc, "--dryrun", "-c", "csrc/gram_dot.cu"], capture_output=True, text=True)
+    done = subprocess.run(
+        [nvcc, "--dryrun", "-c", "csrc/gram_dot.cu"], capture_output=True, text=True
+    )
     top = re.search(r"TOP=(\S+)", done.stderr)
     root = Path(top.group(1)) if top else Path(nvcc).resolve().parent.parent
     places = [root / "lib64", root / "lib", *root.glob("targets/*/lib")]
@@ -79,7 +92,7 @@ setup(
             "entk._native",
             ["csrc/module.cpp", "csrc/gram_dot.cpp"],
             include_dirs=[pybind11.get_include()],
-            extra_compile_args=[*FLAGS, "-fvisibility=hidden", "-pthread"],
+            extra_compile_args=HOST_FLAGS,
             extra_link_args=["-pthread"],
             language="c++",
             depends=["csrc/gram_dot.h", "csrc/gram_dot.cu"],

@@ -1,5 +1,5 @@
 // The CUDA twin of gram_dot.cpp: one pass, float64 sums, no atomics and a fixed grid, so the bits
-// depend on the shape alone. PyTorch's way reads each kernel three times and writes float64 copies.
+// depend on shape and strides alone. PyTorch's way reads each kernel three times and writes float64 copies.
 // Not yet measured on a GPU; `make gpu` writes the ratio to benchmarks/results/.
 #include "gram_dot.h"
 
@@ -32,12 +32,14 @@ __device__ void reduce(double (&sums)[3], double* out) {
 }
 
 template <typename T>
-__global__ void partial(Matrix a, Matrix b, int64_t rows, int64_t columns, double* scratch) {
+__global__ void partial(Pair pair, double* scratch) {
+    const auto [a, b, rows, columns] = pair;
     double sums[3] = {0, 0, 0};
     const int64_t step = static_cast<int64_t>(kBlocks) * kThreads;
     const int64_t first = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
     for (int64_t i = first; i < rows * columns; i += step) {
-        const int64_t r = i / columns, c = i % columns;
+        const int64_t r = rows == 1 ? 0 : i / columns;  // dense matrices come as one row
+        const int64_t c = i - r * columns;
         const double p = static_cast<const T*>(a.data)[r * a.row_stride + c * a.column_stride];
         const double q = static_cast<const T*>(b.data)[r * b.row_stride + c * b.column_stride];
         sums[0] += p * q;
@@ -61,13 +63,13 @@ __global__ void total(const double* scratch, double* out) {
 
 int64_t gram_dot_cuda_scratch() { return 3 * kBlocks; }
 
-const char* gram_dot_cuda(Matrix a, Matrix b, int64_t rows, int64_t columns, bool is_double,
-                          double* scratch, double* out, void* stream) {
+const char* gram_dot_cuda(Pair pair, bool is_double, double* scratch, double* out, void* stream) {
     const auto queue = static_cast<cudaStream_t>(stream);
+    pair = along_memory(pair);
     if (is_double) {
-        partial<double><<<kBlocks, kThreads, 0, queue>>>(a, b, rows, columns, scratch);
+        partial<double><<<kBlocks, kThreads, 0, queue>>>(pair, scratch);
     } else {
-        partial<float><<<kBlocks, kThreads, 0, queue>>>(a, b, rows, columns, scratch);
+        partial<float><<<kBlocks, kThreads, 0, queue>>>(pair, scratch);
     }
     cudaError_t status = cudaGetLastError();
     if (status == cudaSuccess) {

@@ -10,25 +10,27 @@ namespace py = pybind11;
 
 namespace {
 
-
-entk::Matrix matrix(uintptr_t data, int64_t row_stride, int64_t column_stride) {
-    return {reinterpret_cast<const void*>(data), row_stride, column_stride};
-}
-
-void check(int64_t rows, int64_t columns) {
-    if (rows < 0 || columns < 0) {
-        throw std::invalid_argument("gram_dot: negative size");
+entk::Pair pair(uintptr_t a, int64_t a_row, int64_t a_column, uintptr_t b, int64_t b_row,
+                int64_t b_column, int64_t rows, int64_t columns) {
+    const bool empty = rows == 0 || columns == 0;
+    if (rows < 0 || columns < 0 || (!empty && (a == 0 || b == 0))) {
+        throw std::invalid_argument("gram_dot got " + std::to_string(rows) + " rows and " +
+                                    std::to_string(columns) +
+                                    " columns, expected sizes >= 0 and data unless one is 0");
     }
+    return {{reinterpret_cast<const void*>(a), a_row, a_column},
+            {reinterpret_cast<const void*>(b), b_row, b_column},
+            rows,
+            columns};
 }
 
 py::tuple gram_dot(uintptr_t a, int64_t a_row, int64_t a_column, uintptr_t b, int64_t b_row,
                    int64_t b_column, int64_t rows, int64_t columns, bool is_double, int threads) {
-    check(rows, columns);
+    const auto matrices = pair(a, a_row, a_column, b, b_row, b_column, rows, columns);
     double out[3];
     {
         py::gil_scoped_release release;
-        entk::gram_dot(matrix(a, a_row, a_column), matrix(b, b_row, b_column), rows, columns,
-                       is_double, threads, out);
+        entk::gram_dot(matrices, is_double, threads, out);
     }
     return py::make_tuple(out[0], out[1], out[2]);
 }
@@ -37,12 +39,11 @@ py::tuple gram_dot(uintptr_t a, int64_t a_row, int64_t a_column, uintptr_t b, in
 void gram_dot_cuda(uintptr_t a, int64_t a_row, int64_t a_column, uintptr_t b, int64_t b_row,
                    int64_t b_column, int64_t rows, int64_t columns, bool is_double,
                    uintptr_t scratch, uintptr_t out, uintptr_t stream) {
-    check(rows, columns);
+    const auto matrices = pair(a, a_row, a_column, b, b_row, b_column, rows, columns);
     const char* error;
     {
         py::gil_scoped_release release;
-        error = entk::gram_dot_cuda(matrix(a, a_row, a_column), matrix(b, b_row, b_column), rows,
-                                    columns, is_double, reinterpret_cast<double*>(scratch),
+        error = entk::gram_dot_cuda(matrices, is_double, reinterpret_cast<double*>(scratch),
                                     reinterpret_cast<double*>(out),
                                     reinterpret_cast<void*>(stream));
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -59,7 +59,7 @@ class Engine:
         return Block(len(x), {group: _join_small(parts) for group, parts in groups.items()})
 
     def tile(self, x: Block, z: Block, like: Tensor, lower: bool) -> Tile:
-        """The tile of two blocks, with the dtype and device of `like`; `lower`: one and the same."""
+        """The tile of two blocks, of the dtype and device of `like`; `lower`: they are the same."""
         shape = kernel_shape(x.samples, z.samples, self.found.outputs, self.plan.outputs)
         found = {}
         with ieee():
@@ -162,7 +162,7 @@ def make_plan(
     copies: int = 1,
     streamed: bool = False,
 ) -> Plan:
-    """A plan from a survey; `copies` kernels are kept (by_layer), none if the result is streamed."""
+    """A plan from a survey; `copies` kernels are kept (by_layer), none if `streamed`."""
     samples = (len(x), len(x if z is None else z))
     backend = choose_backend(backend)
     if block is not None and (not isinstance(block, int) or block < 1):
@@ -213,8 +213,8 @@ def check_plan(
     for what, value in expected.items():
         if getattr(plan, what) != value:
             raise InputError(
-                f"the plan was made for {what}={getattr(plan, what)!r}, this request has {value!r}; "
-                "make a new one with plan_ntk"
+                f"the plan was made for {what}={getattr(plan, what)!r}, this request has "
+                f"{value!r}; make a new one with plan_ntk"
             )
     if tuple(c.name for c in plan.layers) != names:
         raise InputError("the plan was made for other parameters; make a new one with plan_ntk")

@@ -27,7 +27,9 @@ SMALL = 1e-4  # below this 1 - cos has lost digits, and half the squared chord i
 ROUNDING = 1e-31  # half the squared chord of two roundings of one unit vector in float64
 
 
-def kernel_distance(a: Kernel | nn.Module, b: Kernel | nn.Module, x=None, z=None, **options) -> float:
+def kernel_distance(
+    a: Kernel | nn.Module, b: Kernel | nn.Module, x=None, z=None, **options
+) -> float:
     """S = 1 - <A, B> / (|A| |B|), with Frobenius product and norms, summed in float64.
 
     A and B are tensors, arrays, `KernelFile`s or paths to them, of one shape; or two models,
@@ -95,8 +97,8 @@ class _Source:
             kernel = torch.from_numpy(kernel)
         if not isinstance(kernel, (Tensor, KernelFile)):
             raise InputError(
-                f"{label} kernel is {type(kernel).__name__}, expected a tensor, an array, a KernelFile or "
-                "a path"
+                f"{label} kernel is {type(kernel).__name__}, expected a tensor, an array, a "
+                "KernelFile or a path"
             )
         if len(kernel.shape) not in (2, 3, 4) or 0 in kernel.shape:
             raise InputError(
@@ -127,8 +129,8 @@ class _Source:
     def check_like(self, other: _Source) -> None:
         if self.shape != other.shape:
             raise InputError(
-                f"{self.label} kernel has shape {self.shape} but {other.label} has {other.shape}; a "
-                "distance needs kernels of the same samples and outputs"
+                f"{self.label} kernel has shape {self.shape} but {other.label} has {other.shape}; "
+                "a distance needs kernels of the same samples and outputs"
             )
 
 

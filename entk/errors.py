@@ -18,11 +18,11 @@ class UnsupportedModelError(EntkError, RuntimeError):
 
 
 class BackendUnavailableError(EntkError, RuntimeError):
-    """The named backend cannot serve this request: use `backend="auto"` or install what is named."""
+    """The named backend cannot serve: use `backend="auto"` or install what is named."""
 
 
 class ResumeError(EntkError, RuntimeError):
-    """Unfinished work at this path belongs to another request: pass another path or `resume=False`."""
+    """Work at this path belongs to another request: pass another path or `resume=False`."""
 
 
 class KernelFileError(EntkError, OSError):
@@ -30,4 +30,4 @@ class KernelFileError(EntkError, OSError):
 
 
 class UndefinedDistanceError(EntkError, ValueError):
-    """The distance has no value for these kernels (zero, NaN or infinite): look at the kernel named."""
+    """A kernel that is zero, NaN or infinite has no direction: look at the one named."""

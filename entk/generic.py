@@ -12,6 +12,7 @@ from torch.func import jacrev, vmap
 from entk.capture import forward
 from entk.errors import UnsupportedModelError
 
+
 def choose_method(
     model: nn.Module, state: dict[str, Tensor], names: Iterable[str], x: Tensor, total: bool
 ) -> str:
@@ -71,10 +72,7 @@ def _one_sample(model, rest, chosen, sample: Tensor, total: bool) -> dict[str, T
             )
         found = []
         for o in range(len(y)):
-            g = torch.autograd.grad(y[o], list(leaves.values()), retain_graph=True, allow_unused=True)
-            found.append(
-                [torch.zeros_like(p) if t is None else t for p, t in zip(leaves.values(), g)]
-            )
-    return {
-        name: torch.stack([row[i].flatten() for row in found]) for i, name in enumerate(leaves)
-    }
+            grads = torch.autograd.grad(y[o], list(leaves.values()), None, True, allow_unused=True)
+            pairs = zip(leaves.values(), grads, strict=True)
+            found.append([torch.zeros_like(p) if g is None else g for p, g in pairs])
+    return {name: torch.stack([row[i].flatten() for row in found]) for i, name in enumerate(leaves)}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-import torch
 from torch import Tensor, nn
 
 from entk.assemble import WHOLE, Engine, check_plan, make_plan, place, prepare, transposed

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable
 
-import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jvp
 

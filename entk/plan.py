@@ -1,4 +1,4 @@
-"""Plans: which strategy serves each parameter, in which tiles, at which cost; made before paying."""
+"""Plans: which strategy serves each parameter, in which tiles, at which cost; before paying."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class LayerCost:
 
 @dataclass(frozen=True)
 class Plan:
-    """How a kernel is computed. Two runs of one plan agree bit for bit; `print(plan)` explains it."""
+    """How a kernel is computed. Two runs of one plan agree bit for bit; print it to see why."""
 
     layers: tuple[LayerCost, ...]
     shape: tuple[int, ...]
@@ -101,8 +101,9 @@ class Plan:
     def _headline(self) -> str:
         half = ", lower triangle" if self.symmetric else ""
         return (
-            f"eNTK {list(self.shape)} {self.dtype} on {self.device}, outputs={self.outputs!r}{half}; "
-            f"tiles of {self.block} samples, {self.keep} blocks in memory, {self.chunk} outputs at "
+            f"eNTK {list(self.shape)} {self.dtype} on {self.device}, "
+            f"outputs={self.outputs!r}{half}; tiles of {self.block} samples, {self.keep} blocks in "
+            f"memory, {self.chunk} outputs at "
             f"a time; about {format_bytes(self.peak)} of {format_bytes(self.memory)}"
         )
 

@@ -48,8 +48,8 @@ class KernelFile:
             found = self._file.attrs.get("format")
             self._file.close()
             raise KernelFileError(
-                f"{self.path} has format {found!r}, expected {FORMAT!r}: not a kernel of entk's, or "
-                "of another version; write it again"
+                f"{self.path} has format {found!r}, expected {FORMAT!r}: not a kernel of entk's, "
+                "or of another version; write it again"
             )
         self.shape: tuple[int, ...] = self._file["kernel"].shape
         self.dtype: torch.dtype = getattr(torch, str(self._file["kernel"].dtype))
@@ -115,9 +115,9 @@ def parts_folder(path: Path) -> Path:
 
 def publish(temporary: Path, final: Path) -> None:
     """Make a closed file appear under its name, whole or not at all, and survive a crash."""
-    with open(temporary, "rb") as handle:
+    with temporary.open("rb") as handle:
         os.fsync(handle.fileno())
-    os.replace(temporary, final)
+    temporary.replace(final)
     sync_folder(final.parent)
 
 

@@ -167,7 +167,9 @@ def _reached(y: Tensor, leaves: dict[str, Tensor]) -> set[str]:
     """Names of the leaves that y depends on otherwise than through a noted call."""
     if not y.requires_grad or not leaves:
         return set()
-    found = torch.autograd.grad(y.sum(), list(leaves.values()), retain_graph=True, allow_unused=True)
+    found = torch.autograd.grad(
+        y.sum(), list(leaves.values()), retain_graph=True, allow_unused=True
+    )
     return {name for name, g in zip(leaves, found, strict=True) if g is not None}
 
 
@@ -203,7 +205,9 @@ def _serve(
         call.factors(role, layouts[i], call.stack(layouts[i], [None]))
         for call, (i, role) in zip(used, calls, strict=True)
     ]
-    forms = {(p.is_tokens, *(() if p.is_tokens else p.a.shape[1:3]), *p.g.shape[2:4]) for p in parts}
+    forms = {
+        (p.is_tokens, *(() if p.is_tokens else p.a.shape[1:3]), *p.g.shape[2:4]) for p in parts
+    }
     if len(forms) > 1:  # a weight tied across kinds of layer
         return rows
     (_, _, groups, c, _), tokens = parts[0].g.shape, parts[0].is_tokens

@@ -37,7 +37,13 @@ class Footprint:
 
     def peak(self, block: int, chunk: int, keep: int) -> int:
         kept = keep * block * self.feature
-        return self.result + kept + self.capture(block, chunk) + 2 * block**2 * self.tile + self.scratch
+        return (
+            self.result
+            + kept
+            + self.capture(block, chunk)
+            + 2 * block**2 * self.tile
+            + self.scratch
+        )
 
 
 def footprint(
@@ -103,7 +109,7 @@ def _halvings(value: int) -> list[int]:
 
 
 def available_memory(device: torch.device) -> int:
-    """Bytes that a process may sensibly take now: half of what the machine or its cgroup has free."""
+    """Bytes that a process may sensibly take: half of what the machine or its cgroup has free."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] // 2
     free = []

@@ -129,8 +129,8 @@ class _Shards:
         begun = self.begun()
         if begun is not None and begun.to_json() != plan.to_json():
             raise ResumeError(
-                f"{self.folder} began with another plan; leave plan= out to go on with that one, or "
-                "pass resume=False to start over"
+                f"{self.folder} began with another plan; leave plan= out to go on with that one, "
+                "or pass resume=False to start over"
             )
         self.folder.mkdir(exist_ok=True)
         for stale in self.folder.glob("*.tmp"):
@@ -237,9 +237,7 @@ def _create(file: h5py.File, name: str, plan: Plan) -> None:
 def _join(file: h5py.File, tile: h5py.Group, plan: Plan, i: int, j: int, layers: list[str]) -> None:
     """Copy one tile, and its mirror image, into the finished datasets."""
     o = plan.shape[1] if plan.outputs == "all" else 1
-    rows, columns = (
-        slice(s.start * o, s.stop * o) for s in (plan.span(i), plan.span(j, axis=1))
-    )
+    rows, columns = (slice(s.start * o, s.stop * o) for s in (plan.span(i), plan.span(j, axis=1)))
     parts = {f"layers/{layer}": tile[layer][()] for layer in layers}
     parts["kernel"] = sum(parts.values()) if layers else tile[WHOLE_NAME][()]
     for name, part in parts.items():

@@ -1,4 +1,4 @@
-"""The truth: one `torch.autograd.grad` per sample and output, in a loop; imports nothing of entk."""
+"""The truth: one `torch.autograd.grad` per sample and output; imports nothing of entk."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from torch import Tensor, nn
 
 
 def jacobian(model: nn.Module, x: Tensor, params=None, dtype=torch.float64) -> dict[str, Tensor]:
-    """{name: [N, O, *shape]} by the plainest program there is, on a copy of the model in `dtype`."""
+    """{name: [N, O, *shape]} by the plainest program there is, on a copy in `dtype`."""
     model = copy.deepcopy(model).to(dtype)
     x = x.to(dtype) if x.is_floating_point() else x
     known = dict(model.named_parameters())
-    chosen = {n: p for n, p in known.items() if (p.requires_grad if params is None else n in params)}
+    chosen = {
+        n: p for n, p in known.items() if (p.requires_grad if params is None else n in params)
+    }
     for p in chosen.values():
         p.requires_grad_()
     rows = []

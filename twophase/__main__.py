@@ -1,3 +1,5 @@
+"""`python -m twophase`."""
+
 from twophase.cli import main
 
 main()

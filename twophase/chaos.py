@@ -1,4 +1,4 @@
-"""The chaos effect: perturb at t0, train on with the same noise, see how far apart the twins end."""
+"""The chaos effect: perturb at t0, train on with the same noise, see how far twins end apart."""
 
 from __future__ import annotations
 

@@ -122,7 +122,8 @@ def _open(command: _Verb) -> RunDir:
         config = configs.build(configs.read(path), command.set)
     else:
         raise UserError(
-            f"{command.what!r} is no preset ({', '.join(PRESETS)}), no TOML file and no run directory"
+            f"{command.what!r} is no preset ({', '.join(PRESETS)}), no TOML file and no run "
+            "directory"
         )
     return RunDir.create(command.out or Path("runs") / config.name, config)
 

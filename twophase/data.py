@@ -196,7 +196,8 @@ def _tensors(*arrays: np.ndarray) -> tuple[Tensor, ...]:
             x = x[:, None] if x.dim() == 3 else x.movedim(3, 1)
         if not x.is_floating_point() or x.dim() < 2:
             raise UserError(
-                f"data: {name} is {array.dtype} {array.shape}, expected uint8 [N,H,W,C] or float [N,...]"
+                f"data: {name} is {array.dtype} {array.shape}, expected uint8 [N,H,W,C] or float "
+                "[N,...]"
             )
         x = x.float()
         if not torch.isfinite(x).all():

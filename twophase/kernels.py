@@ -25,7 +25,7 @@ def jobs(config: Config) -> list[tuple[str, int]]:
 
 
 def measure(run: RunDir, data: Dataset, arm: str, step: int) -> None:
-    """Write one kernel; batch norm in eval mode with statistics re-estimated on the training set."""
+    """Write one kernel; batch norm in eval mode, its statistics re-estimated on training data."""
     config = run.config
     path = run.kernel(arm, step)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -7,6 +7,8 @@ a 1 x 1 average pool, whose head starts near zero. Small networks start their sc
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -85,7 +87,7 @@ class MLP(nn.Module):
         super().__init__()
         sizes = (inputs, *widths)
         layers: list[nn.Module] = [nn.Flatten()]
-        for a, b in zip(sizes, sizes[1:], strict=False):
+        for a, b in pairwise(sizes):
             layers += [nn.Linear(a, b), nn.ReLU()]
         self.layers = nn.Sequential(*layers, nn.Linear(sizes[-1], classes))
 
@@ -94,7 +96,7 @@ class MLP(nn.Module):
 
 
 def build(config: Config, sample: Tensor, classes: int) -> nn.Module:
-    """The config's network for samples like `sample` [C, H, W] (or [D]), initialised by the seed."""
+    """The config's network for samples like `sample` [C, H, W] or [D], initialised by the seed."""
     name, model = config.model.name, None
     if name != "mlp" and sample.dim() != 3:
         raise UserError(

@@ -1,4 +1,4 @@
-"""Independent jobs in worker processes, one torch thread each, so that bits do not depend on load."""
+"""Independent jobs in worker processes, one torch thread each: bits do not depend on load."""
 
 from __future__ import annotations
 

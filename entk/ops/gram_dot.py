@@ -19,7 +19,10 @@ def gram_dot_torch(a: Tensor, b: Tensor) -> Tensor:
 
 
 def gram_dot(a: Tensor, b: Tensor, backend: str = "auto") -> Tensor:
-    """As `gram_dot_torch`, by the first backend that can serve: native (one pass), else torch."""
+    """As `gram_dot_torch`, by the first backend that can serve: native (one pass), else torch.
+
+    Native bits depend on shape and strides alone, not on threads; torch promises no such thing.
+    """
     if backend not in BACKENDS:
         raise InputError(f"backend={backend!r}, expected one of {BACKENDS}")
     if a.shape != b.shape or a.device != b.device:
@@ -27,9 +30,13 @@ def gram_dot(a: Tensor, b: Tensor, backend: str = "auto") -> Tensor:
             f"gram_dot got {tuple(a.shape)} on {a.device} and {tuple(b.shape)} on {b.device}, "
             "expected two tensors of one shape on one device"
         )
-    reason = _why_not_native(a, b)
+    if a.is_complex() or b.is_complex():
+        raise InputError(f"gram_dot got {a.dtype} and {b.dtype}, expected real kernels")
+    reason = None if backend == "torch" else _why_not_native(a, b)
     if backend == "native" and reason:
-        raise BackendUnavailableError(f"backend='native' cannot serve: {reason}; use 'auto'")
+        raise BackendUnavailableError(
+            f"backend='native' cannot serve gram_dot: {reason}; use backend='auto'"
+        )
     if backend == "torch" or reason:
         return gram_dot_torch(a, b)
     dtype = torch.promote_types(a.dtype, b.dtype)
@@ -40,13 +47,15 @@ def _why_not_native(a: Tensor, b: Tensor) -> str | None:
     if a.dtype not in DTYPES or b.dtype not in DTYPES:
         return f"it takes float32 and float64, got {a.dtype} and {b.dtype}"
     if a.device.type not in ("cpu", "cuda"):
-        return f"it has no kernel for {a.device.type}"
+        return f"it has no kernel for {a.device.type} tensors"
+    if a.layout != torch.strided or b.layout != torch.strided:
+        return f"it takes strided tensors, got {a.layout} and {b.layout}"
+    if torch.is_grad_enabled() and (a.requires_grad or b.requires_grad):
+        return "it has no derivative and a kernel requires one"
     status = native.native_status() if a.device.type == "cpu" else native.native_cuda_status()
     return None if status == "ok" else status
 
 
 def _matrix(t: Tensor) -> Tensor:
     """A 2-D view where the strides allow one, else a copy."""
-    if t.dim() == 2:
-        return t
-    return t.reshape(-1, t.shape[-1]) if t.dim() > 2 else t.reshape(1, -1)
+    return torch.atleast_2d(t).flatten(0, -2)

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 try:
-    from entk import _native
+    import entk._native as _native
 except ImportError as error:  # built without a compiler, or for another Python
     _native = None
-    _import_error = str(error)
+    _import_error = f"{error}; reinstall entk with this Python"
 
 
 def native_status() -> str:
@@ -37,8 +37,8 @@ def _reason(part: str, otherwise: str) -> str:
 
 
 def _arguments(a: Tensor, b: Tensor) -> tuple:
-    strides = (*(a.data_ptr(), *a.stride()), *(b.data_ptr(), *b.stride()))
-    return (*strides, *a.shape, a.dtype == torch.float64)
+    pointers = (a.data_ptr(), *a.stride(), b.data_ptr(), *b.stride())
+    return (*pointers, *a.shape, a.dtype == torch.float64)
 
 
 if _native is not None:

@@ -11,9 +11,10 @@ SCRATCH = 1 << 22  # elements of the largest intermediate: 16 MiB in float32
 
 
 def pairs_gram(x: Factors, z: Factors, out: Tensor, outputs: str, *, lower: bool = False) -> None:
-    """out += sum_{G,c,k,t,s} g[n,o,G,c,t] a[n,G,k,t] h[m,q,G,c,s] b[m,G,k,s] for x = (a, g), z = (b, h).
+    """out += sum_{G,c,k,t,s} g[n,o,G,c,t] a[n,G,k,t] h[m,q,G,c,s] b[m,G,k,s].
 
-    Output modes as in `gram`. With A[n,m,t,s] = sum_k a b, exact in any order:
+    x = (a, g) and z = (b, h); output modes as in `gram`. With A[n,m,t,s] = sum_k a b, exact in
+    any order:
 
         "all"              A applied to g, then one product with h: T^2 K + T^2 C O + T C O^2
         the other modes    A times the same product of g and h:     T^2 K + T^2 C O

@@ -19,7 +19,7 @@ def weight(arguments: Arguments, x: Tensor, g: Tensor) -> Factors:
 
 
 def serves(arguments: Arguments) -> bool:
-    """max_norm changes the weight, scale_grad_by_freq is no derivative: torch.func says so better."""
+    """max_norm changes the weight and scale_grad_by_freq is no derivative: not for a rule."""
     return arguments.get("max_norm") is None and not arguments.get("scale_grad_by_freq", False)
 
 

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 
-import entk
 import pytest
 import torch
-from entk.factors import OUTPUTS
 
+import entk
+from entk.factors import OUTPUTS
 from tests import oracle, tolerance
 from tests.cases import CASES
 
 BY_NAME = {case.name: case for case in CASES}
 
 
-@lru_cache(maxsize=None)
+@cache
 def truth(name: str, square: bool, dtype=torch.float64) -> torch.Tensor:
     model, x, z = BY_NAME[name].make()
     if dtype == torch.float32:
@@ -56,7 +56,7 @@ def test_float32(name, outputs, strategy):
     assert tolerance.error(found, exact) <= tolerance.limit(plain, exact)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _truth_of_float32(name: str) -> torch.Tensor:
     """The float64 kernel of the model and samples after rounding them to float32."""
     model, x, _ = BY_NAME[name].make()

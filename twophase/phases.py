@@ -1,0 +1,247 @@
+"""What the tables say: how each measure falls, how the kernel turns, what the rate explains.
+
+Words follow from numbers by the thresholds below; "not seen" is a finding like another.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from statistics import median
+
+from twophase.cone_findings import cone
+from twophase.tables import Rows, Tables
+from twophase.turning import bootstrap, crossing, split
+
+MEASURES = {
+    "dissimilarity": "parameter dissimilarity C",
+    "loss_barrier_train": "loss barrier B, train",
+    "loss_barrier_test": "loss barrier B, test",
+    "error_barrier_train": "error barrier, train",
+    "error_barrier_test": "error barrier, test",
+    "disagreement": "disagreement D, test",
+    "kernel_distance": "kernel distance S of the twins",
+}
+FALLEN = 0.5  # falls: at the last t0 at most this share of the level at the first t0 is left
+PARTLY = 0.8  # falls in part: at most this share is left
+MATERIAL = {  # levels below these are too small to speak of a fall
+    "dissimilarity": 1e-4,
+    "loss_barrier_train": 0.01,
+    "loss_barrier_test": 0.01,
+    "error_barrier_train": 0.005,
+    "error_barrier_test": 0.005,
+    "disagreement": 0.01,
+    "kernel_distance": 0.01,
+}
+ABOVE_CONTROL = 10.0  # and they have to stand out of the eps = 0 control by this factor
+NEAR = 3.0  # turns agree if the largest 1 + t is at most this many times the smallest
+SAME_HORIZON = 0.1  # t1 - t0 may differ by this share and count as one time left to grow
+
+
+def summary(tables: Tables, last: int, milestones: tuple[int, ...]) -> dict:
+    """All findings of a run of `last` steps; a part whose table is absent is None."""
+    return {
+        "chaos": chaos(tables["chaos"], last) if tables["chaos"] else None,
+        "cone": cone(tables, last, milestones) if tables["cone_lagged"] else None,
+        "linear": linear(tables["linear"]) if tables["linear"] else None,
+    }
+
+
+def judged(arms: list[str]) -> str:
+    """The arm that verdicts rest on: a fall at constant rate cannot be the schedule's work."""
+    return "constant" if "constant" in arms else arms[0]
+
+
+def arms_of(rows: Rows) -> list[str]:
+    return list(dict.fromkeys(row["arm"] for row in rows))
+
+
+def series(rows: Rows, arm: str, measure: str, t1: int) -> dict[int, list[float]]:
+    """{t0: values of the perturbed draws} at one t1."""
+    found: dict[int, list[float]] = {}
+    for row in rows:
+        wanted = row["arm"] == arm and row["t1"] == t1 and row["kind"] == "perturbed"
+        if wanted and row.get(measure) is not None:
+            found.setdefault(row["t0"], []).append(row[measure])
+    return dict(sorted(found.items()))
+
+
+def chaos(rows: Rows, last: int) -> dict:
+    """Per arm: each measure's fall at the final t1, the verdict; the controls; the schedule."""
+    controls = control_levels(rows)
+    arms = {}
+    for arm in arms_of(rows):
+        falls = {m: fall(m, series(rows, arm, m, last), controls.get(m)) for m in MEASURES}
+        falls = {m: f for m, f in falls.items() if f is not None}
+        arms[arm] = {"measures": falls, "verdict": verdict(falls), "agreement": agreement(falls)}
+    arm = judged(list(arms))
+    return {
+        "arm": arm,
+        "t1": last,
+        "arms": arms,
+        "verdict": arms[arm]["verdict"],
+        "controls": {
+            "count": sum(row["kind"] == "control" for row in rows),
+            "largest": controls,
+            "exact": not any(controls.values()) if controls else None,
+        },
+        "perturbation": perturbation(rows),
+        "schedule_share": {m: schedule_share(arms, m) for m in MEASURES},
+        "same_horizon": same_horizon(rows, arm, controls),
+    }
+
+
+def fall(measure: str, values: dict[int, list[float]], control: float | None) -> dict | None:
+    """How one measure falls along t0; None where it was not measured.
+
+    levels: medians over draws. half: step from which they stay at or below half of the first.
+    split: the best two-constant fit changes between these two t0 and explains r2 of the variance.
+    separated: every draw at the first t0 lies above every draw at the last.
+    """
+    if len(values) < 2:
+        return None
+    grid, draws = list(values), list(values.values())
+    levels = [median(v) for v in draws]
+    early, late = levels[0], levels[-1]
+    i, r2 = split(levels)
+    interval = bootstrap(grid, draws, FALLEN)
+    floor = max(MATERIAL[measure], ABOVE_CONTROL * (control or 0.0))
+    found = {
+        "t0": grid,
+        "levels": levels,
+        "draws": min(len(v) for v in draws),
+        "early": early,
+        "late": late,
+        "kept": late / early if early > 0 else None,
+        "half": crossing(grid, levels, FALLEN * early),
+        "interval": asdict(interval) if interval else None,
+        "split": {"after": grid[i - 1], "before": grid[i], "r2": r2},
+        "separated": min(draws[0]) > max(draws[-1]),
+        "material": early >= floor,
+    }
+    return found | {"verdict": _word(found)}
+
+
+def _word(found: dict) -> str:
+    if len(found["t0"]) < 3:
+        return "too few t0"
+    if not found["material"]:
+        return "too small"
+    if not found["separated"] or found["kept"] > PARTLY:
+        return "not seen"
+    return "falls" if found["kept"] <= FALLEN else "falls in part"
+
+
+def verdict(falls: dict[str, dict]) -> str:
+    """Of C, B and D: all fall, "seen"; some fall, or in part, "seen in part"; none, "not seen".
+
+    B is the loss barrier, train or test, with the larger level at the first t0.
+    """
+    barriers = [falls[m] for m in ("loss_barrier_train", "loss_barrier_test") if m in falls]
+    core = [falls.get("dissimilarity"), falls.get("disagreement")]
+    core.append(max(barriers, key=lambda f: f["early"], default=None))
+    words = [f["verdict"] for f in core if f is not None]
+    if not words or all(word == "too few t0" for word in words):
+        return "not measured"
+    if all(word == "falls" for word in words):
+        return "seen"
+    return "seen in part" if any(word.startswith("falls") for word in words) else "not seen"
+
+
+def agreement(falls: dict[str, dict]) -> dict | None:
+    """Whether the measures that fall turn together: (1 + largest half) / (1 + smallest half)."""
+    halves = {m: f["half"] for m, f in falls.items() if f["verdict"] == "falls"}
+    if len(halves) < 2:
+        return None
+    low, high = min(halves.values()), max(halves.values())
+    factor = (1 + high) / (1 + low)
+    return {"measures": list(halves), "low": low, "high": high, "factor": factor} | {
+        "agree": factor <= NEAR
+    }
+
+
+def schedule_share(arms: dict[str, dict], measure: str) -> float | None:
+    """1 - (1 - kept at constant rate) / (1 - kept with the schedule), cut to [0, 1].
+
+    0: the fall is all there at constant rate; 1: none of it is. None where there is no fall with
+    the schedule, or no arm of constant rate.
+    """
+    parts = [arms.get(arm, {}).get("measures", {}).get(measure) for arm in ("constant", "schedule")]
+    if any(p is None or p["kept"] is None for p in parts):
+        return None
+    if not parts[1]["verdict"].startswith("falls"):
+        return None
+    constant, schedule = (1 - p["kept"] for p in parts)
+    return min(1.0, max(0.0, 1 - constant / schedule))
+
+
+def control_levels(rows: Rows) -> dict[str, float]:
+    """Largest magnitude of each measure over the eps = 0 twins."""
+    found: dict[str, float] = {}
+    for row in rows:
+        for key in (*MEASURES, "l2", "largest_difference") if row["kind"] == "control" else ():
+            if row.get(key) is not None:
+                found[key] = max(found.get(key, 0.0), abs(row[key]))
+    return found
+
+
+def perturbation(rows: Rows) -> dict | None:
+    """What rounding left of eps: realised norms and the share of parameters that moved at all."""
+    moved = [row for row in rows if row["kind"] == "perturbed" and row["realised_l2"] is not None]
+    if not moved:
+        return None
+    norms, shares = ([row[k] for row in moved] for k in ("realised_l2", "changed_fraction"))
+    return {
+        "eps": moved[0]["eps"],
+        "realised_l2": [min(norms), median(norms), max(norms)],
+        "changed_fraction": [min(shares), median(shares), max(shares)],
+    }
+
+
+def same_horizon(rows: Rows, arm: str, controls: dict[str, float]) -> dict | None:
+    """The falls again at equal t1 - t0, so that a late twin has as long to grow as an early one."""
+    pairs = {(r["t0"], r["t1"]) for r in rows if r["arm"] == arm and r["kind"] == "perturbed"}
+    best: tuple = (0, 0, {})
+    for horizon in {t1 - t0 for t0, t1 in pairs}:
+        close = [p for p in pairs if abs(p[1] - p[0] - horizon) <= SAME_HORIZON * horizon]
+        near = {}
+        for t0, t1 in sorted(close, key=lambda p: (p[0], abs(p[1] - p[0] - horizon))):
+            near.setdefault(t0, t1)
+        best = max(best, (len(near), horizon, near), key=lambda b: b[:2])
+    count, horizon, near = best
+    if count < 3:
+        return None
+    falls = {}
+    for measure in MEASURES:
+        values = {t0: series(rows, arm, measure, t1).get(t0) for t0, t1 in near.items()}
+        if all(values.values()):
+            falls[measure] = fall(measure, values, controls.get(measure))
+    return {"horizon": horizon, "t1": near, "measures": falls}
+
+
+def linear(rows: Rows) -> dict:
+    """Test error at the end against the switch step, and the share of the lazy run's gap closed."""
+    switched = {r["switch_step"]: r for r in rows if r["kind"] in ("linearised", "lazy")}
+    errors = {t: r["test_error"] for t, r in sorted(switched.items())}
+    known = {t: e for t, e in errors.items() if e is not None}
+    full = next((r["test_error"] for r in rows if r["kind"] == "nonlinear"), None)
+    lazy = next((r["test_error"] for r in rows if r["kind"] == "lazy"), None)
+    gap = lazy - full if lazy is not None and full is not None else None
+    closed = {t: (lazy - e) / gap for t, e in known.items()} if gap and gap > 0 else {}
+    word = "not measured"
+    if closed and len(known) > 1:
+        word = "seen" if closed[max(known)] >= FALLEN and gap >= 0.01 else "not seen"
+    return {
+        "test_error": errors,
+        "nonlinear": full,
+        "lazy": lazy,
+        "gap_closed": closed,
+        "half": _half_closed(closed),
+        "diverged": sorted(t for t, e in errors.items() if e is None),
+        "verdict": word,
+    }
+
+
+def _half_closed(closed: dict[int, float]) -> float | None:
+    if len(closed) < 2:
+        return None
+    return crossing(list(closed), [1 - share for share in closed.values()], 0.5)

@@ -1,0 +1,67 @@
+"""The tables of a run as typed rows, and what a reader has to know about gaps in them."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+
+from twophase.errors import UserError
+from twophase.rundir import RunDir
+
+Row = dict
+Rows = list[Row]
+Tables = dict[str, Rows]
+
+STAGE = {
+    "train": "train",
+    "chaos": "chaos",
+    "barrier": "chaos",
+    "kernel": "kernels",
+    "cone_matrix": "cone",
+    "cone_reference": "cone",
+    "cone_lagged": "cone",
+    "linear": "linear",
+}
+TEXT = ("arm", "kind", "diverged")
+WHOLE = ("step", "t0", "t1", "draw", "tau", "lag", "step_i", "step_j", "switch_step")
+
+
+def load(run: RunDir) -> tuple[Tables, list[str]]:
+    """({name: rows}, warnings); an absent table is an empty list, a value not finite is None."""
+    tables: Tables = {}
+    warnings = []
+    for name, stage in STAGE.items():
+        if not run.table(name).exists():
+            tables[name] = []
+            warnings.append(f"{name}.csv is not there: stage “{stage}” has not run to its end.")
+            continue
+        lost: Counter = Counter()
+        tables[name] = [_typed(name, row, lost) for row in run.load_table(name)]
+        if not tables[name]:
+            warnings.append(f"{name}.csv has no rows.")
+        if lost:
+            columns = ", ".join(f"{column} ({n})" for column, n in sorted(lost.items()))
+            warnings.append(f"{name}.csv: values that are not finite are left out: {columns}.")
+    return tables, warnings
+
+
+def _typed(name: str, row: dict[str, str], lost: Counter) -> Row:
+    return {column: _value(name, column, text, lost) for column, text in row.items()}
+
+
+def _value(name: str, column: str, text: str, lost: Counter) -> str | int | float | None:
+    if column in TEXT:
+        return text
+    if text == "":
+        return None
+    try:
+        number = int(text) if column in WHOLE else float(text)
+    except (TypeError, ValueError):
+        raise UserError(
+            f"tables/{name}.csv: column {column} has {text!r}, expected a number; delete the table "
+            "and run its stage again"
+        ) from None
+    if not math.isfinite(number):
+        lost[column] += 1
+        return None
+    return number

@@ -98,7 +98,7 @@ def test_float32_does_not_overflow():
 def test_bits_do_not_depend_on_threads():
     before = torch.get_num_threads()
     pairs = [
-        (LAYOUTS["dense"](1500, 301, torch.float32), LAYOUTS[right](1500, 301, torch.float32))
+        (LAYOUTS["dense"](2000, 999, torch.float32), LAYOUTS[right](2000, 999, torch.float32))
         for right in ("dense", "transposed", "every second row")
     ]
     found = []
@@ -128,7 +128,7 @@ def test_negated_view():
 
 
 def test_the_gil_is_released():
-    a = torch.ones(1, 1 << 14).expand(1 << 15, -1)  # half a billion entries in 64 KiB
+    a = torch.ones(1, 1 << 14).expand(1 << 14, -1)  # 268 million entries in 64 KiB
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     elapsed = []
@@ -185,7 +185,7 @@ def test_other_dtypes_and_layouts_go_through_torch():
             torch.ones(2),
             {"backend": "native"},
             BackendUnavailableError,
-            "backend='native' cannot serve gram_dot: it takes float32 and float64, got torch.float16",
+            "backend='native' cannot serve gram_dot: it takes .* got torch.float16",
         ),
         (
             torch.ones(2, requires_grad=True),

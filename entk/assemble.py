@@ -17,7 +17,7 @@ from entk.ops import choose_backend
 from entk.ops.gram import gram
 from entk.ops.pairs_gram import pairs_gram
 from entk.plan import Plan, Rates, layer_costs, parse_bytes
-from entk.precision import ieee
+from entk.precision import computing
 from entk.survey import Survey, survey
 from entk.tiling import available_memory, choose_tiles, footprint
 
@@ -51,7 +51,7 @@ class Engine:
 
     def block(self, x: Tensor) -> Block:
         """What the samples x contribute, in the form that the plan's strategies need."""
-        with ieee():
+        with computing():
             made = capture_block(self.model, self.found, x, self.plan)
         groups: dict[str, list] = {group: [] for group in self.groups}
         for name, part in made.items():
@@ -62,7 +62,7 @@ class Engine:
         """The tile of two blocks, of the dtype and device of `like`; `lower`: they are the same."""
         shape = kernel_shape(x.samples, z.samples, self.found.outputs, self.plan.outputs)
         found = {}
-        with ieee():
+        with computing(), torch.no_grad():
             for group in self.groups:
                 out = found[group] = like.new_zeros(shape)
                 for one, two in zip(x.groups[group], z.groups[group], strict=True):
@@ -144,7 +144,7 @@ def prepare(
     names = parameter_names(model, params)
     check_samples(model, x, z, names)
     check_state(model)
-    with ieee():
+    with computing():
         return names, survey(model, x, names, outputs == "sum")
 
 

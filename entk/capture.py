@@ -189,6 +189,17 @@ def forward(model: nn.Module, state: dict[str, Tensor], x: Tensor, total: bool =
     return y.sum(1, keepdim=True) if total else y
 
 
+def check_finite(y: Tensor) -> None:
+    finite = torch.isfinite(y).all(1)
+    if not finite.all():
+        bad = (~finite).nonzero().flatten().tolist()
+        raise InputError(
+            f"the model's outputs are not finite for {len(bad)} of {len(y)} samples, the first at "
+            f"index {bad[0]} of its block; look for NaN or infinity in that sample and in the "
+            "parameters"
+        )
+
+
 def leaf_state(model: nn.Module, names: Iterable[str]) -> tuple[dict, dict]:
     """(leaves, state): the named parameters as fresh leaves, and all the model needs with them.
 

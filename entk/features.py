@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from entk.capture import Call, forward, gradients, leaf_state
-from entk.errors import InputError, UnsupportedModelError
+from entk.capture import Call, check_finite, forward, gradients, leaf_state
+from entk.errors import UnsupportedModelError
 from entk.factors import Factors, concatenate
 from entk.generic import generic_jacobian
 from entk.plan import Plan
@@ -21,7 +21,7 @@ def capture_block(
     leaves, state = leaf_state(model, strategy)
     total = plan.outputs == "sum"
     recorder = found.recorder(leaves)
-    with torch.enable_grad(), recorder:
+    with recorder:
         y = forward(model, state, x, total)
     _check_forward(y, recorder.calls, found)
     uses = _uses(found)
@@ -43,14 +43,7 @@ def capture_block(
 
 
 def _check_forward(y: Tensor, calls: list[Call], found: Survey) -> None:
-    finite = torch.isfinite(y).all(1)
-    if not finite.all():
-        bad = (~finite).nonzero().flatten().tolist()
-        raise InputError(
-            f"the model's outputs are not finite for {len(bad)} of {len(y)} samples, the first at "
-            f"index {bad[0]} of its block; look for NaN or infinity in that sample and in the "
-            "parameters"
-        )
+    check_finite(y)
     if y.shape[1] != found.outputs or tuple(c.signature for c in calls) != found.signatures:
         raise UnsupportedModelError(
             "the model took another path on these samples than on the first ones (other outputs "

@@ -11,7 +11,7 @@ from entk.factors import Factors
 from entk.features import capture_block
 from entk.inputs import check_outputs
 from entk.plan import Plan
-from entk.precision import check_precision, ieee
+from entk.precision import check_precision, computing
 from entk.progress import Progress
 
 
@@ -124,7 +124,7 @@ def jacobian(
     parameters = dict(model.named_parameters())
     like = parameters[names[0]]
     plan = make_plan(found, x, None, like, outputs, strategy="rows", streamed=True, block=len(x))
-    with ieee():
+    with computing():
         made = capture_block(model, found, x, plan)
     lead = (len(x),) if outputs == "sum" else (len(x), found.outputs)
     return {

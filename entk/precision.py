@@ -1,4 +1,4 @@
-"""IEEE float32 while a kernel is computed, whatever the process has switched on elsewhere."""
+"""The state in which kernels are computed, whatever the process has switched on elsewhere."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ def _settings() -> tuple:
 
 
 @contextmanager
-def ieee() -> Iterator[None]:
-    """No TF32, no bfloat16 inside float32 products; restored on the way out."""
+def computing() -> Iterator[None]:
+    """Grad mode, and IEEE products: no TF32, no bfloat16 inside float32; restored at the end."""
     settings = _settings()
     before = [s.fp32_precision for s in settings]
     try:
         for s in settings:
             s.fp32_precision = "ieee"
-        yield
+        with torch.enable_grad():
+            yield
     finally:
         for s, value in zip(settings, before, strict=True):
             s.fp32_precision = value

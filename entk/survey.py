@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
-from entk.capture import Call, Layout, Recorder, forward, gradients, leaf_state
+from entk.capture import Call, Layout, Recorder, check_finite, forward, gradients, leaf_state
 from entk.errors import UnsupportedModelError
 from entk.generic import choose_method
 
@@ -98,9 +98,10 @@ def _look(model, state, covered, x, total) -> _Look:
         kept[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
         return t
 
-    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
         with recorder:
             y = forward(model, state, x, total)
+    check_finite(y)
     for call in recorder.calls:
         call.check_input()
         note(call.arguments["input"])

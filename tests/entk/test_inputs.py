@@ -1,0 +1,152 @@
+"""What cannot be served is one clear error, and the model is left as it was, served or not."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import entk
+from tests.cases import CASES, fn, of
+
+
+def mlp(dtype=torch.float32) -> nn.Module:
+    return nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 2)).to(dtype).eval()
+
+
+X = torch.randn(3, 4)
+
+
+def broken(model: nn.Module) -> nn.Module:
+    with torch.no_grad():
+        model[0].weight[0, 0] = torch.nan
+    return model
+
+
+BN = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5)).train()
+NO_STATISTICS = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5, track_running_stats=False)).eval()
+MIXING = fn(lambda s, x: s.f(x - x.mean(0)), f=of(nn.Linear, 4, 2))().eval()
+NOISY = fn(lambda s, x: F.dropout(s.f(x), 0.5), f=of(nn.Linear, 4, 2))().eval()
+LATE_MIX = fn(lambda s, x: s.f(x) - s.f(x).mean(0), f=of(nn.Linear, 4, 2))().eval()
+PAIR = fn(lambda s, x: (s.f(x), x), f=of(nn.Linear, 4, 2))().eval()
+REDUCED = fn(lambda s, x: s.f(x).sum(0), f=of(nn.Linear, 4, 2))().eval()
+CLASSES = fn(lambda s, x: s.f(x).argmax(1), f=of(nn.Linear, 4, 2))().eval()
+BRANCHES = fn(lambda s, x: s.f(x) if x[0, 0] < 100 else s.g(x), f=of(nn.Linear, 4, 2), g=of(nn.Linear, 4, 2))().eval()  # fmt: skip
+OVERWRITE = fn(lambda s, x: s.g(x) + s.f(x.mul_(2)), f=of(nn.Linear, 4, 2), g=of(nn.Linear, 4, 2))().eval()  # fmt: skip
+
+REFUSED = {
+    "batchnorm_training": (BN, X, {}, entk.ModelStateError, r"layer '1' \(BatchNorm1d\).*eval\(\)"),
+    "batchnorm_batch_statistics": (NO_STATISTICS, X, {}, entk.ModelStateError, "track_running_stats=False"),
+    "dropout_training": (nn.Sequential(nn.Linear(4, 2), nn.Dropout()), X, {}, entk.ModelStateError, "layer '1' .*training mode"),
+    "functional_dropout": (NOISY, X, {}, entk.ModelStateError, "dropout is called with training=True"),
+    "samples_mixed_before": (LATE_MIX, X, {}, entk.UnsupportedModelError, "mixes the samples"),
+    "no_parameters": (nn.Tanh(), X, {}, entk.InputError, "no trainable parameter"),
+    "frozen": (mlp().requires_grad_(False), X, {}, entk.InputError, "no trainable parameter"),
+    "empty_batch": (mlp(), X[:0], {}, entk.InputError, "at least one sample"),
+    "unknown_parameter": (mlp(), X, {"params": ["0.wieght"]}, entk.InputError, "'0.wieght', which the model does not have; it has 0.weight"),
+    "no_names": (mlp(), X, {"params": []}, entk.InputError, "params= is empty"),
+    "half": (mlp(torch.bfloat16), X.bfloat16(), {}, entk.InputError, "'0.weight' is torch.bfloat16, expected float32 or float64"),
+    "dtypes": (mlp(), X.double(), {}, entk.InputError, "x is torch.float64 but the model's parameters are torch.float32"),
+    "array": (mlp(), X.numpy(), {}, entk.InputError, "x is ndarray, expected a tensor"),
+    "not_a_module": (lambda x: x, X, {}, entk.InputError, "model is function"),
+    "two_outputs": (PAIR, X, {}, entk.InputError, "the model returned tuple"),
+    "reduced": (REDUCED, X, {}, entk.InputError, r"returned shape \(2,\) for 1 samples"),
+    "integers": (CLASSES, X, {}, entk.InputError, "torch.int64, expected floating-point"),
+    "other_shape": (mlp(), X, {"z": torch.randn(2, 5)}, entk.InputError, r"samples of shape \(5,\)"),
+    "unknown_mode": (mlp(), X, {"outputs": "logits"}, entk.InputError, "outputs='logits', expected one of"),
+    "unknown_precision": (mlp(), X, {"precision": "tf32"}, entk.InputError, "precision='tf32'"),
+    "unknown_backend": (mlp(), X, {"backend": "cuda"}, entk.InputError, "backend='cuda', expected one of"),
+    "backend_unavailable": (mlp(), X, {"backend": "triton"}, entk.BackendUnavailableError, "backend='triton' has no gram"),
+    "memory_text": (mlp(), X, {"memory": "much"}, entk.InputError, "memory='much'"),
+    "memory_small": (mlp(), X, {"memory": 100}, entk.InputError, "too small: tiles of 1 samples need about"),
+    "nan": (broken(mlp()), X, {}, entk.InputError, "not finite for 1 of 1 samples"),
+    "other_path": (BRANCHES, torch.cat([X, 200 + X]), {"plan": 3}, entk.UnsupportedModelError, "another path"),
+    "input_overwritten": (OVERWRITE, X, {}, entk.UnsupportedModelError, "overwrites the input of linear"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused(name):
+    model, x, options, error, text = REFUSED[name]
+    if "plan" in options:
+        options = {"plan": entk.plan_ntk(model, x, block=options["plan"])}
+    x = x.clone() if isinstance(x, torch.Tensor) else x
+    with pytest.raises(error, match=text):
+        entk.ntk(model, x, **options)
+
+
+def test_input_dependence_on_the_batch_is_not_silent():
+    """Centring the inputs mixes samples before any parameter: plain wrong if it went unnoticed."""
+    with pytest.raises(entk.UnsupportedModelError, match="mixes the samples"):
+        entk.ntk(nn.Sequential(nn.Linear(4, 4), MIXING), X)
+
+
+def snapshot(model: nn.Module) -> tuple:
+    hooks = [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()]
+    parameters = [(n, p.requires_grad, p.grad is None, id(p)) for n, p in model.named_parameters()]
+    return [m.training for m in model.modules()], parameters, hooks
+
+
+@pytest.mark.parametrize("name", ["resnet_a", "gpt_tied", "lstm", "frozen", "batchnorm1d"])
+def test_the_model_is_left_alone(name):
+    case = next(c for c in CASES if c.name == name)
+    model, x, z = case.make()
+    before, state = snapshot(model), copy.deepcopy(model.state_dict())
+    entk.ntk(model, x, z, outputs="trace")
+    with pytest.raises(entk.InputError):
+        entk.ntk(model, x[:0])
+    model.train()
+    if any(isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d) for m in model.modules()):
+        with pytest.raises(entk.ModelStateError):
+            entk.ntk(model, x)
+    model.eval()
+    assert snapshot(model) == before
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, state[key])
+
+
+def test_buffers_written_in_the_forward_pass_are_the_copys():
+    class Counting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.f = nn.Linear(4, 2)
+            self.register_buffer("seen", torch.zeros(()))
+
+        def forward(self, x):
+            self.seen += len(x)
+            return self.f(x)
+
+    model = Counting().eval()
+    entk.ntk(model, X)
+    assert model.seen == 0
+
+
+def test_works_without_grad_mode():
+    with torch.no_grad():
+        inside = entk.ntk(model := mlp(), X)
+    assert torch.equal(inside, entk.ntk(model, X))
+
+
+def test_ieee_is_enforced_and_restored():
+    before = torch.get_float32_matmul_precision()
+    model, x = mlp(), torch.randn(6, 4)
+    exact = entk.ntk(model, x)
+    try:
+        torch.set_float32_matmul_precision("medium")
+        assert torch.equal(entk.ntk(model, x), exact)
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def test_subset_of_parameters_frozen_ones_too():
+    model = mlp(torch.float64).requires_grad_(False)
+    x = torch.randn(3, 4, dtype=torch.float64)
+    whole = entk.ntk(copy.deepcopy(model).requires_grad_(), x, by_layer=False)
+    first = entk.ntk(model, x, params=["0.weight", "0.bias"])
+    last = entk.ntk(model, x, params=["2.weight", "2.bias"])
+    torch.testing.assert_close(first + last, whole, rtol=1e-12, atol=1e-12)
+    assert not any(p.requires_grad for p in model.parameters())

@@ -1,0 +1,125 @@
+"""Plans: every parameter once, the cheaper strategy, a table to read, JSON to keep."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import entk
+from entk.plan import Plan, parse_bytes
+from tests.cases import CASES
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
+def test_every_parameter_has_a_line(case):
+    model, x, _ = case.make()
+    plan = entk.plan_ntk(model, x)
+    expected = [n for n, p in model.named_parameters() if p.requires_grad]
+    assert [c.name for c in plan.layers] == expected
+    assert Plan.from_json(plan.to_json()) == plan
+
+
+def rules(name: str) -> dict[str, tuple[str, str]]:
+    model, x, _ = next(c for c in CASES if c.name == name).make()
+    return {c.name: (c.rule, c.strategy) for c in entk.plan_ntk(model, x).layers}
+
+
+def test_fallback_and_unused_are_announced():
+    assert rules("lstm")["rnn.weight_ih_l0"] == ("torch.func (loop)", "rows")
+    assert rules("raw_matmul")["w"] == ("torch.func (vmap)", "rows")
+    assert rules("rule_and_raw")["f.weight"][0].startswith("torch.func")
+    assert rules("rule_and_raw")["f.bias"][0] == "linear"
+    assert rules("unused")["b.weight"] == ("none", "none")
+    assert rules("gpt_tied")["embedding.weight"] == ("embedding+linear", "rows")
+    assert rules("conv_twice")["f.weight"][0] == "conv"
+
+
+def test_vmap_is_not_trusted_where_it_is_wrong():
+    """torch's batching rule of prelu's backward pass gives wrong numbers without an error."""
+    assert rules("prelu")["1.weight"][0] == "torch.func (loop)"
+
+
+def test_the_planner_takes_the_cheaper_strategy():
+    wide = nn.Sequential(nn.Linear(256, 1024), nn.ReLU(), nn.Linear(1024, 10)).eval()
+    plan = entk.plan_ntk(wide, torch.randn(16, 256))
+    assert {c.strategy for c in plan.layers if c.name.endswith("weight")} == {"pairs"}
+    early = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8 * 900, 10)).eval()
+    plan = entk.plan_ntk(early, torch.randn(16, 3, 32, 32))
+    assert plan.layers[0].strategy == "rows"
+
+
+def test_the_choice_is_the_faster_one_of_both_forced_plans():
+    model = nn.Sequential(nn.Linear(256, 512), nn.ReLU(), nn.Linear(512, 10)).eval()
+    x = torch.randn(16, 256)
+    cost = {s: sum(c.flops for c in entk.plan_ntk(model, x, strategy=s).layers) for s in ("rows", "pairs")}  # fmt: skip
+    chosen = sum(c.flops for c in entk.plan_ntk(model, x).layers)
+    assert chosen <= min(cost.values())
+
+
+def test_printed_table():
+    model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)).eval()
+    text = str(entk.plan_ntk(model, torch.randn(5, 4), memory="1GB"))
+    lines = text.splitlines()
+    assert lines[0].startswith("eNTK [5, 2, 5, 2] float32 on cpu, outputs='all', lower triangle")
+    assert "of 1.00 GB" in lines[0]
+    assert lines[1].split() == [
+        "parameter",
+        "rule",
+        "strategy",
+        "operations",
+        "bytes",
+        "backend",
+        "note",
+    ]
+    assert [line.split()[0] for line in lines[2:]] == ["0.weight", "0.bias", "2.weight", "2.bias", "total"]  # fmt: skip
+
+
+def test_operations_are_those_of_the_formulas():
+    """N = M = 4 without symmetry, K = 6, C = 5, O = 2, T = 1 and T = 3."""
+    x, z = torch.randn(4, 6), torch.randn(4, 6)
+    model = nn.Sequential(nn.Linear(6, 5), nn.Flatten(), nn.Linear(5, 2)).eval()
+    rows = entk.plan_ntk(model, x, z, strategy="rows").layers[0].flops
+    assert rows == 8 * 2 * 30 + 16 * 4 * 30
+    pairs = entk.plan_ntk(model, x, z, strategy="pairs").layers[0].flops
+    assert pairs == 16 * (6 + 5 * 4)
+    tokens = nn.Sequential(nn.Linear(6, 5), nn.Flatten(), nn.Linear(15, 2)).eval()
+    x, z = torch.randn(4, 3, 6), torch.randn(4, 3, 6)
+    pairs = entk.plan_ntk(tokens, x, z, strategy="pairs").layers[0].flops
+    assert pairs == 16 * (9 * 6 + 9 * 5 * 2 + 3 * 5 * 4)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("500MB", 5e8),
+        ("2 GB", 2e9),
+        ("1.5GiB", 1.5 * 2**30),
+        ("64kib", 65536),
+        ("100B", 100),
+        (7, 7),
+    ],
+)
+def test_memory_text(text, expected):
+    assert parse_bytes(text) == expected
+
+
+@pytest.mark.parametrize("value", ["", "GB", "-1GB", 0, -5, True, None, "1TBs", float("nan")])
+def test_memory_nonsense(value):
+    with pytest.raises(entk.InputError, match="memory="):
+        parse_bytes(value)
+
+
+@pytest.mark.parametrize("options", [{"strategy": "fast"}, {"block": 0}, {"block": 1.5}])
+def test_bad_options(options):
+    with pytest.raises(entk.InputError, match=f"{next(iter(options))}="):
+        entk.plan_ntk(nn.Linear(2, 2).eval(), torch.randn(3, 2), **options)
+
+
+def test_a_plan_serves_its_own_request_only():
+    model, x = nn.Linear(4, 2).eval(), torch.randn(5, 4)
+    plan = entk.plan_ntk(model, x)
+    for changed in ({"x": x[:4]}, {"z": x}, {"outputs": "trace"}, {"params": ["weight"]}):
+        arguments = {"x": x, "plan": plan, **changed}
+        with pytest.raises(entk.InputError, match="the plan was made for"):
+            entk.ntk(model, **arguments)

@@ -18,7 +18,7 @@ from setuptools.command.build_ext import build_ext
 ARCHITECTURES = ("80", "90")
 FLAGS = ["-O3", "-std=c++17"]
 # float64 sums must not depend on whether the processor has a fused multiply-add
-HOST_FLAGS = [*FLAGS, "-ffp-contract=off", "-fvisibility=hidden", "-pthread"]
+HOST_FLAGS = [*FLAGS, "-ffp-contract=off", "-Wno-psabi", "-fvisibility=hidden", "-pthread"]
 
 
 class BuildOrSay(build_ext):

@@ -14,7 +14,7 @@ help:
 	@echo "make lint         style only"
 	@echo "make slow         tests that take minutes (VGG-16 against torch.func, long kill tests)"
 	@echo "make packaging    installs into fresh environments, with and without a compiler"
-	@echo "make bench        benchmarks, results to benchmarks/results/"
+	@echo "make bench        benchmarks on one core, results to benchmarks/results/"
 	@echo "make gpu          tests and benchmarks on CUDA, results to benchmarks/results/"
 
 $(STAMP): pyproject.toml setup.py constraints.txt $(wildcard csrc/*)
@@ -41,7 +41,7 @@ packaging: $(STAMP)
 	$(RUN) -m pytest -m packaging
 
 bench: $(STAMP)
-	$(RUN) -m benchmarks.run
+	$(RUN) -m pytest benchmarks --threads 1 --benchmark-json=benchmarks/results/cpu.json
 
 gpu:
 	bash benchmarks/gpu.sh

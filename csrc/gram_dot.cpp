@@ -1,6 +1,10 @@
 // Replaces three float64 reductions in PyTorch, (a.double() * b.double()).sum() and so on, which
 // write float64 copies and products to memory. One pass reads each matrix once.
-// RATIOS
+// One core of an Intel Xeon with AVX-512, torch 2.13.0, medians of 15 by `make bench`: float32
+// 2000 x 2000 in 1.6 ms, 51 times as fast as that and 31 times as fast as three BLAS dots of float64
+// copies; 5000 x 5000 18 and 12 times; float64 2000 x 2000 4.4 and 1.3 times. Loses below some
+// 100 x 100, where the call costs more than the sums (64 x 64: 33 us against 22 us).
+// Results: benchmarks/results/gram_dot.csv.
 //
 // The bits depend on shape and strides alone: chunks are of fixed size, lanes of fixed number, and
 // their sums are added in order, whatever the threads and the processor (setup.py passes

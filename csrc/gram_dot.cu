@@ -1,6 +1,6 @@
-// The CUDA twin of gram_dot.cpp: one pass, float64 sums, no atomics and a fixed grid, so the bits
-// depend on shape and strides alone. PyTorch's way reads each kernel three times and writes float64 copies.
-// Not yet measured on a GPU; `make gpu` writes the ratio to benchmarks/results/.
+// The CUDA twin of gram_dot.cpp: one pass, float64 sums, no atomics and a fixed grid, so the
+// bits depend on shape and strides alone. PyTorch's way reads each kernel three times and writes
+// float64 copies. Not measured on a GPU yet: `make gpu` writes benchmarks/results/gpu-gram_dot.csv.
 #include "gram_dot.h"
 
 #include <cuda_runtime.h>

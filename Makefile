@@ -44,7 +44,7 @@ bench: $(STAMP)
 	$(RUN) -m pytest benchmarks --threads 1 --benchmark-json=benchmarks/results/cpu.json
 
 gpu:
-	bash benchmarks/gpu.sh
+	@$(PYTHON) -m benchmarks.gpu
 
 clean:
 	rm -rf build dist *.egg-info $(VENV) entk/*.so entk/_build_info.json .pytest_cache .ruff_cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from statistics import median
 
 from twophase.metrics import angle
@@ -54,6 +55,7 @@ def _arm(tables: Tables, arm: str, last: int, milestones: tuple[int, ...]) -> di
     floor = median(r["distance"] for r in late)
     found = {
         "lag": lag,
+        "turns": {t: r["distance"] for t, r in sorted(turns.items())},
         "window": [start, stop],
         "early": {"step": first["step"], "distance": first["distance"], "deg": first["angle_deg"]},
         "floor": {"distance": floor, "deg": median(r["angle_deg"] for r in late)},
@@ -116,7 +118,7 @@ def _spread(rows: Rows, arm: str, window: tuple[float, float], lag: int) -> dict
 
 def walked(table: dict[tuple[int, int], float | None], chain: list[int]) -> float | None:
     """1 - prod(1 - S) over neighbours of the chain; None where one was not measured."""
-    steps = [table.get(pair) for pair in zip(chain, chain[1:], strict=False)]
+    steps = [table.get(pair) for pair in pairwise(chain)]
     if not steps or any(s is None for s in steps):
         return None
     return 1 - math.prod(1 - s for s in steps)

@@ -10,7 +10,7 @@ from statistics import median
 
 from twophase.cone_findings import cone
 from twophase.tables import Rows, Tables
-from twophase.turning import bootstrap, crossing, split
+from twophase.turning import bootstrap, crossing, resolution, split
 
 MEASURES = {
     "dissimilarity": "parameter dissimilarity C",
@@ -33,7 +33,7 @@ MATERIAL = {  # levels below these are too small to speak of a fall
     "kernel_distance": 0.01,
 }
 ABOVE_CONTROL = 10.0  # and they have to stand out of the eps = 0 control by this factor
-NEAR = 3.0  # turns agree if the largest 1 + t is at most this many times the smallest
+NEAR = 3.0  # turns agree if the largest s + t is at most this many times the smallest
 SAME_HORIZON = 0.1  # t1 - t0 may differ by this share and count as one time left to grow
 
 
@@ -148,12 +148,16 @@ def verdict(falls: dict[str, dict]) -> str:
 
 
 def agreement(falls: dict[str, dict]) -> dict | None:
-    """Whether the measures that fall turn together: (1 + largest half) / (1 + smallest half)."""
+    """Whether the measures that fall turn together: (s + latest half) / (s + earliest half).
+
+    s: resolution of the grid of t0.
+    """
     halves = {m: f["half"] for m, f in falls.items() if f["verdict"] == "falls"}
     if len(halves) < 2:
         return None
     low, high = min(halves.values()), max(halves.values())
-    factor = (1 + high) / (1 + low)
+    s = resolution(next(iter(falls.values()))["t0"])
+    factor = (s + high) / (s + low)
     return {"measures": list(halves), "low": low, "high": high, "factor": factor} | {
         "agree": factor <= NEAR
     }

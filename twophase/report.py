@@ -1,137 +1,183 @@
-"""report.html, report.json and figures: what was found, in words, numbers and pictures."""
+"""report.html, report.json and figures/, from whatever tables of a run exist."""
 
 from __future__ import annotations
 
-import math
+import base64
+from collections.abc import Callable
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from twophase import cone_findings, phases, plots, plotstyle, tables, turning, wording
 from twophase import config as configs
-from twophase import phases, plots
+from twophase.controls import controls
+from twophase.plots_chaos import excess
+from twophase.plotstyle import Panel
 from twophase.rundir import RunDir, write_atomic
+from twophase.tables import Tables, pivot
 
-TABLES = (
-    *("train", "chaos", "barrier", "kernel"),
-    *("cone_matrix", "cone_reference", "cone_lagged", "linear"),
-)
+# figure: (section, heading, tables behind it)
+FIGURES: dict[str, tuple[str, str, tuple[str, ...]]] = {
+    "overview": ("phases", "All measures on one time axis", ("chaos", "cone_lagged")),
+    "chaos": ("chaos", "Twins at the end of training", ("chaos",)),
+    "maps": ("chaos", "Over the time of perturbation and the time of comparison", ("chaos",)),
+    "growth": ("chaos", "How the twins part", ("chaos",)),
+    "barrier": ("chaos", "On the line between the twins", ("barrier",)),
+    "matrix": ("cone", "All pairs of checkpoints", ("cone_matrix",)),
+    "cone": ("cone", "To reference steps, and over lags", ("cone_reference", "cone_lagged")),
+    "kernel": ("cone", "Size of the kernel", ("kernel",)),
+    "linear": ("linear", "Switching to the linear model", ("linear",)),
+    "training": ("training", "The main run", ("train",)),
+}
+SECTIONS = {
+    "phases": "When the phases change",
+    "chaos": "Chaos effect",
+    "cone": "Cone effect",
+    "linear": "Linear switch",
+    "training": "Training",
+}
 
 
 def write(run: RunDir) -> None:
-    """Write the report from the tables that exist; a missing one is named in it."""
-    tables = {name: load(run, name) for name in TABLES if run.table(name).exists()}
-    last, milestones = run.config.training.steps, run.config.training.milestones
-    found = phases.summary(tables, last, milestones)
-    figures = {}
-    for name, figure in plots.FIGURES.items():
-        svg = plots.draw(lambda make=figure: make(tables, last, milestones))
-        if svg is not None:
-            write_atomic(run.path / "figures" / f"{name}.svg", svg.encode())
-            figures[name] = Markup(svg)  # matplotlib's own output, not the user's text
-    environment = run.path / "environment.json"
+    """Write the report; a table that is missing is named in it, and its figures are left out."""
+    found, warnings = tables.load(run)
+    steps, milestones = run.config.training.steps, run.config.training.milestones
+    findings = phases.summary(found, steps, milestones)
+    environment = _environment(run)
     facts = {
         "name": run.config.name,
+        "answers": [a._asdict() for a in wording.answers(findings)],
+        "warnings": warnings + _more_warnings(findings),
+        "findings": findings,
+        "controls": [c._asdict() for c in controls(found, findings, run.config)],
         "config": run.config.model_dump(mode="json"),
-        "environment": run.load_json(environment) if environment.exists() else {},
-        "findings": found,
-        "verdicts": phases.verdicts(found),
-        "warnings": warnings(tables, found),
+        "environment": environment,
+        "thresholds": thresholds(),
+        "data": {name: make(found) for name, make in DATA.items()},
     }
-    run.save_json(run.path / "report.json", {**facts, "tables": tables})
-    page = _template().render(
-        **facts,
-        toml=configs.dump(run.config),
-        figures=figures,
-        captions=captions(run),
-        arm_label=plots.ARM_LABEL,
-        measures=phases.MEASURES,
-        final=_final(tables, last),
-        path=str(run.path),
-    )
-    write_atomic(run.report, page.encode())
+    panels = {name: plots.draw(name, found, findings, milestones) for name in FIGURES}
+    drawn = {name: [_inline(run, panel) for panel in group] for name, group in panels.items()}
+    pages = plotstyle.pdf([panel for group in panels.values() for panel in group])
+    write_atomic(run.path / "figures" / "all.pdf", pages)
+    files = {name: [panel for panel, _ in panels] for name, panels in drawn.items()}
+    run.save_json(run.path / "report.json", facts | {"figures": files, "tables": _sizes(found)})
+    write_atomic(run.report, _page(run, facts, drawn).encode())
 
 
-def load(run: RunDir, name: str) -> list[dict[str, Any]]:
-    """A table with numbers as numbers; an empty cell and a number that is not finite are None."""
-    return [{k: _value(v) for k, v in row.items()} for row in run.load_table(name)]
+def _environment(run: RunDir) -> dict:
+    """The record of the machine; without stage times, which differ between equal runs."""
+    path = run.path / "environment.json"
+    return run.load_json(path) if path.exists() else {}
 
 
-def _value(text: str) -> Any:
-    if text in ("True", "False"):
-        return text == "True"
-    try:
-        return int(text)
-    except ValueError:
-        pass
-    try:
-        number = float(text)
-    except ValueError:
-        return text or None
-    return number if math.isfinite(number) else None
+def _inline(run: RunDir, panel: Panel) -> tuple[str, Markup]:
+    """The panel's name and its drawing for the page; the drawing is also written to figures/."""
+    drawing = plotstyle.svg(panel)
+    write_atomic(run.path / "figures" / f"{panel.name}.svg", drawing)
+    # matplotlib escapes the text it draws, and inline() the description
+    return panel.name, Markup(plotstyle.inline(panel, drawing))
 
 
-def warnings(tables: dict, found: dict) -> list[str]:
-    """What a reader has to know before the figures."""
-    lines = [
-        f"tables/{name}.csv is missing: its stage has not run"
-        for name in TABLES
-        if name not in tables
-    ]
-    chaos = found.get("chaos")
-    if chaos and not chaos["control_exact"]:
-        lines.append(
-            f"an eps = 0 control differs from the main run by up to {chaos['control_worst']:.1e}: "
-            "this machine or backend is not deterministic, and small divergences mean nothing"
-        )
-    for t in found.get("linear", {}).get("diverged", ()):
-        lines.append(f"the linearised run from step {t} diverged; its scores are missing")
+def _more_warnings(findings: dict) -> list[str]:
+    lines = []
+    chaos = findings["chaos"]
+    if chaos and chaos["controls"]["exact"] is False:
+        lines.append("The ε = 0 twins differ from the main run: small divergences mean nothing.")
+    for t in (findings["linear"] or {}).get("diverged", ()):
+        lines.append(f"The run linearised at step {t} diverged; it has no scores.")
     return lines
 
 
-def captions(run: RunDir) -> dict[str, str]:
-    """n, output mode, eps and dtype behind each figure."""
-    c = run.config
-    model = c.model.name
-    if model in ("mlp", "thin-resnet"):
-        model += f" {c.model.widths}"
-    base = f"{model} on {c.data.source}, seed {c.seed}, float32."
-    norm = {"reestimate": "re-estimated", "interpolate": "interpolated"}[c.chaos.batchnorm]
-    twins = (
-        f"eps = {c.chaos.eps:g} ({c.chaos.scale}), {c.chaos.draws} perturbation draws, "
-        f"{c.chaos.alphas} points on the line, batch norm {norm}, baseline {c.chaos.baseline}; "
-        f"{base}"
-    )
-    kernel = (
-        f"eNTK of {c.kernels.probe} training inputs, outputs={c.kernels.outputs!r}, batch norm in "
-        f"eval mode with re-estimated statistics, cosine distance summed in float64; {base}"
-    )
-    drops = ", ".join(map(str, c.training.milestones)) or "never"
-    last = c.training.steps
+def thresholds() -> dict[str, Any]:
+    """The numbers that decide the report's words."""
     return {
-        "chaos": f"Twins at the last step, {last}, against the step t0 at which one was perturbed; "
-        f"dots are draws, lines medians; S on {c.kernels.probe} inputs. {twins}",
-        "growth": f"The same twins along the comparison step t1; medians over draws. {twins}",
-        "barrier": f"Training loss on the straight line between the main run and the first draw's "
-        f"twin, at step {last}. {twins}",
-        "heatmap": f"S between the kernels of all pairs of checkpoints; white lines: drops of the "
-        f"rate ({drops}). {kernel}",
-        "cone": f"Left: S to the kernel at a reference step tau. Right: S over a fixed lag, at its "
-        f"end. Dashed: drops of the rate ({drops}). {kernel}",
-        "scale": f"What the cosine distance does not see: the size of the kernel. {kernel}",
-        "linear": f"Trained on to step {last} as the Taylor model at step t, arm {c.linear.arm!r}: "
-        f"batch norm frozen, momentum {c.linear.momentum}, rate times {c.linear.rate_factor:g}; "
-        f"{base}",
-        "training": f"Both arms of the main run, batch-norm statistics re-estimated before each "
-        f"evaluation. {base}",
+        "fallen": phases.FALLEN,
+        "partly": phases.PARTLY,
+        "material": phases.MATERIAL,
+        "above_control": phases.ABOVE_CONTROL,
+        "near": phases.NEAR,
+        "slowed": cone_findings.SLOWED,
+        "flat": cone_findings.FLAT,
+        "confined": cone_findings.CONFINED,
+        "narrow_deg": cone_findings.NARROW,
+        "wide_deg": cone_findings.WIDE,
+        "resamples": turning.RESAMPLES,
     }
 
 
-def _final(tables: dict, last: int) -> list[dict]:
-    return [row for row in tables.get("train", ()) if row["step"] == last]
+def _perturbed(found: Tables, name: str) -> tables.Rows:
+    return [row for row in found[name] if row["kind"] == "perturbed"]
 
 
-def _template():
+def _by_measure(found: Tables) -> tables.Rows:
+    """Rows of (measure, arm, t0, t1, value), so that a pivot can list measures."""
+    return [
+        {"measure": m, "arm": r["arm"], "t0": r["t0"], "t1": r["t1"], "value": r[m]}
+        for m in phases.MEASURES
+        for r in _perturbed(found, "chaos")
+        if r.get(m) is not None
+    ]
+
+
+def _excess(found: Tables) -> tables.Rows:
+    rows = _perturbed(found, "barrier")
+    groups = {(r["arm"], r["t0"]): [] for r in rows}
+    for r in rows:
+        groups[r["arm"], r["t0"]].append(r)
+    return [
+        {"loss": part, "arm": arm, "t0": t0, "alpha": alpha, "value": value}
+        for part in ("train", "test")
+        for (arm, t0), group in groups.items()
+        for alpha, value in excess(group, f"{part}_loss").items()
+    ]
+
+
+def _at_the_end(found: Tables) -> tables.Rows:
+    rows = _by_measure(found)
+    last = max((r["t1"] for r in rows), default=0)
+    return [r for r in rows if r["t1"] == last]
+
+
+def _melt(rows: tables.Rows, columns: tuple[str, ...]) -> tables.Rows:
+    return [{**r, "quantity": c, "value": r[c]} for c in columns for r in rows]
+
+
+SCORES = ("train_loss", "train_error", "test_loss", "test_error")
+DATA: dict[str, Callable[[Tables], dict]] = {
+    "chaos": lambda f: pivot(_at_the_end(f), ("measure", "arm"), "t0", "value"),
+    "maps": lambda f: pivot(_by_measure(f), ("measure", "arm", "t1"), "t0", "value"),
+    "growth": lambda f: pivot(_perturbed(f, "chaos"), ("arm", "t0"), "t1", "relative_l2"),
+    "barrier": lambda f: pivot(_excess(f), ("loss", "arm", "t0"), "alpha", "value"),
+    "matrix": lambda f: pivot(f["cone_matrix"], ("arm", "step_i"), "step_j", "distance"),
+    "cone": lambda f: pivot(f["cone_reference"], ("arm", "tau"), "step", "angle_deg"),
+    "lags": lambda f: pivot(f["cone_lagged"], ("arm", "lag"), "step", "angle_deg"),
+    "kernel": lambda f: pivot(
+        _melt(f["kernel"], ("frobenius_norm", "trace")), ("quantity", "arm"), "step", "value"
+    ),
+    "linear": lambda f: pivot(
+        _melt(f["linear"], SCORES), ("kind", "switch_step"), "quantity", "value"
+    ),
+    "training": lambda f: pivot(
+        _melt(f["train"], ("rate", *SCORES)), ("quantity", "arm"), "step", "value"
+    ),
+}
+
+
+def _sizes(found: Tables) -> dict:
+    """Rows and the range of every numeric column."""
+    sizes = {}
+    for name, rows in found.items():
+        ranges = {}
+        for column in rows[0] if rows else ():
+            values = [r[column] for r in rows if isinstance(r[column], int | float)]
+            if values:
+                ranges[column] = {"min": min(values), "max": max(values), "values": len(values)}
+        sizes[name] = {"rows": len(rows), "columns": ranges}
+    return sizes
+
+
+def _page(run: RunDir, facts: dict, drawn: dict) -> str:
     environment = Environment(
         loader=PackageLoader("twophase"),
         autoescape=True,
@@ -139,15 +185,24 @@ def _template():
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["num"] = _number
-    environment.filters["percent"] = lambda v: "–" if v is None else f"{100 * v:.1f} %"
-    environment.filters["degrees"] = lambda v: "–" if v is None else f"{v:.0f}°"
-    return environment.get_template("report.html")
+    formats = ("number", "percent", "degrees", "step", "interval")
+    environment.filters |= {name: getattr(wording, name) for name in formats}
+    existing = [name for name in tables.STAGE if run.table(name).exists()]
+    return environment.get_template("report.html").render(
+        **facts,
+        run_path=str(run.path),
+        toml=configs.dump(run.config),
+        drawn=drawn,
+        figures=FIGURES,
+        sections=SECTIONS,
+        stages=tables.STAGE,
+        captions=wording.captions(run.config, facts["environment"].get("dtype", "float32")),
+        files={name: _data_uri(run.table(name).read_bytes()) for name in existing},
+        measures=phases.MEASURES,
+        arm_label=plotstyle.ARM_LABEL,
+        theme=Markup(plotstyle.css()),  # our own constants
+    )
 
 
-def _number(value: float | None) -> str:
-    if value is None:
-        return "–"
-    if value == 0:
-        return "0"
-    return f"{value:.3g}" if 1e-3 <= abs(value) < 1e4 else f"{value:.1e}"
+def _data_uri(content: bytes) -> str:
+    return "data:text/csv;base64," + base64.b64encode(content).decode()

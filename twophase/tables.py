@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Callable, Iterable
+from statistics import median
 
 from twophase.errors import UserError
 from twophase.rundir import RunDir
@@ -22,6 +24,7 @@ STAGE = {
     "cone_lagged": "cone",
     "linear": "linear",
 }
+ARMS = ("schedule", "constant")
 TEXT = ("arm", "kind", "diverged")
 WHOLE = ("step", "t0", "t1", "draw", "tau", "lag", "step_i", "step_j", "switch_step")
 
@@ -50,6 +53,8 @@ def _typed(name: str, row: dict[str, str], lost: Counter) -> Row:
 
 
 def _value(name: str, column: str, text: str, lost: Counter) -> str | int | float | None:
+    if column == "arm" and text not in ARMS:
+        raise UserError(f"tables/{name}.csv: arm {text!r}, expected one of {', '.join(ARMS)}")
     if column in TEXT:
         return text
     if text == "":
@@ -65,3 +70,34 @@ def _value(name: str, column: str, text: str, lost: Counter) -> str | int | floa
         lost[column] += 1
         return None
     return number
+
+
+def pivot(
+    rows: Rows,
+    keys: tuple[str, ...],
+    across: str,
+    value: str | Callable[[Rows], float | None],
+) -> dict:
+    """A table {"head": [...], "rows": [[...]]}: a line per `keys`, a column per value of `across`.
+
+    Cells are medians of the rows that fall into them, or `value` of these rows.
+    """
+    cells: dict[tuple, dict] = {}
+    for row in rows:
+        place = cells.setdefault(tuple(row[k] for k in keys), {})
+        place.setdefault(row[across], []).append(row)
+    columns = sorted({c for place in cells.values() for c in place})
+    reduce = value if callable(value) else lambda found: _median(r[value] for r in found)
+    return {
+        "keys": len(keys),
+        "head": [*keys, *(f"{across} {c}" for c in columns)],
+        "rows": [
+            [*key, *(reduce(place[c]) if c in place else None for c in columns)]
+            for key, place in cells.items()
+        ],
+    }
+
+
+def _median(values: Iterable[float | None]) -> float | None:
+    known = [v for v in values if v is not None]
+    return median(known) if known else None

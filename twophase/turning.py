@@ -22,16 +22,22 @@ class Interval:
 
 
 def crossing(grid: list[int], levels: list[float], level: float) -> float | None:
-    """Step from which the levels stay at or below `level`, linear in log(1 + t) between steps.
+    """Step from which the levels stay at or below `level`, linear in log(1 + t/s) between steps.
 
-    None if they start below it or do not end below it.
+    s: `resolution` of the grid. None if they start below it or do not end below it.
     """
     if levels[0] <= level or levels[-1] > level:
         return None
     i = max(k for k, value in enumerate(levels) if value > level)
     share = (levels[i] - level) / (levels[i] - levels[i + 1])
-    a, b = math.log1p(grid[i]), math.log1p(grid[i + 1])
-    return math.expm1(a + share * (b - a))
+    s = resolution(grid)
+    a, b = math.log1p(grid[i] / s), math.log1p(grid[i + 1] / s)
+    return s * math.expm1(a + share * (b - a))
+
+
+def resolution(grid: list[int]) -> int:
+    """The first positive step: below it a grid cannot tell one step from another."""
+    return min((step for step in grid if step > 0), default=1)
 
 
 def split(levels: list[float]) -> tuple[int, float]:

@@ -1,0 +1,164 @@
+"""Run directories with tables of known shape: both effects there, or neither."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+
+from twophase import chaos, cone, config, kernels, linear, train
+from twophase.metrics import angle
+from twophase.rundir import RunDir
+
+T0 = (0, 20, 50, 100, 200, 400, 800)
+CONFIG = {
+    "name": "synthetic",
+    "data": {"source": "digits", "label_noise": 0.2, "augment": "shift"},
+    "training": {"steps": 1600, "milestones": [1200, 1400]},
+    "chaos": {"t0": list(T0), "t1": [400, 800, 1200]},
+    "kernels": {"probe": 64, "steps": [0, 50, *range(100, 1601, 100)]},
+    "cone": {"tau": [0, 400, 800], "lags": [100, 200, 400]},
+    "linear": {"switch": [0, 100, 400, 800]},
+}
+# arXiv's measures at t1 = T for t0 = 0 .. 800, of the size that digits and a thin ResNet give
+LEVELS = {
+    "schedule": {
+        "dissimilarity": (0.088, 0.088, 0.070, 0.059, 0.047, 0.023, 1e-5),
+        "loss_barrier_train": (0.027, 0.025, 0.023, 0.014, 0.007, 0.003, 0.0),
+        "disagreement": (0.056, 0.042, 0.040, 0.033, 0.027, 0.019, 0.007),
+    },
+    "constant": {
+        "dissimilarity": (0.208, 0.206, 0.179, 0.152, 0.105, 0.096, 0.058),
+        "loss_barrier_train": (0.092, 0.095, 0.073, 0.041, 0.035, 0.021, 0.008),
+        "disagreement": (0.100, 0.104, 0.080, 0.078, 0.069, 0.048, 0.040),
+    },
+}
+
+
+def build(path: Path, effect: bool = True, overrides: list[str] = ()) -> RunDir:
+    """All tables of a run; without `effect` every measure is flat and the kernel walks freely."""
+    run = RunDir.create(path, config.build(CONFIG, overrides))
+    generator = np.random.default_rng(3)
+    _train(run)
+    _chaos(run, effect, generator)
+    _cone(run, effect)
+    _linear(run, effect)
+    run.save_json(
+        run.path / "environment.json",
+        {
+            "versions": {"python": "3.11.0", "torch": "2.13.0"},
+            "machine": {"processor": "some CPU", "cores": 2},
+            "dtype": "float32",
+            "backends": {"torch": "ok", "triton": "no CUDA device"},
+            "command": "twophase run quickstart",
+            "commit": "0123456789ab",
+            "stage_seconds": {"train": 20.5, "chaos": 150.0},
+        },
+    )
+    return run
+
+
+def _train(run: RunDir) -> None:
+    rows = []
+    for arm in run.config.arms:
+        for step in run.config.checkpoints:
+            rate = run.config.rate(arm, step)
+            loss = 0.5 * rate**0.2 + 2 * math.exp(-step / 60)
+            row = {"arm": arm, "step": step, "epoch": step * 64 / 1347, "rate": rate}
+            scores = {"train_loss": loss, "train_error": loss / 4}
+            rows.append({**row, **scores, "test_loss": 0.8 * loss, "test_error": loss / 9})
+    run.save_table("train", train.COLUMNS, rows)
+
+
+def _chaos(run: RunDir, effect: bool, generator: np.random.Generator) -> None:
+    rows, paths = [], []
+    for arm in run.config.arms:
+        for i, t0 in enumerate(T0):
+            for draw in range(run.config.chaos.draws + 1):
+                for t1 in (t for t in run.config.measured if t > t0):
+                    rows.append(_twin(run, arm, i if effect else 0, t0, t1, draw, generator))
+                paths += _path(run, arm, t0, draw, rows[-1]["loss_barrier_train"])
+    run.save_table("chaos", chaos.COLUMNS, rows)
+    run.save_table("barrier", chaos.PATH_COLUMNS, paths)
+
+
+def _twin(run: RunDir, arm: str, i: int, t0: int, t1: int, draw: int, generator) -> dict:
+    """Draws scatter by 10 %; half of the final level is there at t1 = 400."""
+    last = run.config.training.steps
+    grown = (0.5 + 0.5 * t1 / last) * float(generator.uniform(0.9, 1.1)) * bool(draw)
+    levels = {m: v[i] * grown for m, v in LEVELS[arm].items()}
+    c, b = levels["dissimilarity"], levels["loss_barrier_train"]
+    row = {"arm": arm, "t0": t0, "t1": t1, "draw": draw, **levels}
+    return row | {
+        "kind": "perturbed" if draw else "control",
+        "eps": 1e-7 if draw else 0.0,
+        "realised_l2": 4.9e-8 if draw else 0.0,
+        "changed_fraction": 0.078 if draw else 0.0,
+        "l2": 30 * math.sqrt(2 * c),
+        "relative_l2": math.sqrt(2 * c),
+        "largest_difference": c,
+        "loss_barrier_test": b / 40,
+        "error_barrier_train": b / 3,
+        "error_barrier_test": b / 9,
+        "kernel_distance": 2 * c if t1 == last else None,
+    }
+
+
+def _path(run: RunDir, arm: str, t0: int, draw: int, height: float) -> list[dict]:
+    key = {"arm": arm, "t0": t0, "t1": run.config.training.steps, "draw": draw}
+    key["kind"] = "perturbed" if draw else "control"
+    rows = []
+    for k in range(run.config.chaos.alphas):
+        alpha = k / (run.config.chaos.alphas - 1)
+        loss = 0.4 + 0.01 * alpha + 4 * height * alpha * (1 - alpha)
+        scores = {"train_loss": loss, "train_error": loss / 4}
+        row = {**key, "alpha": alpha, **scores}
+        rows.append({**row, "test_loss": 0.3 + alpha * 0.01, "test_error": 0.04})
+    return rows
+
+
+def distance(arm: str, i: int, j: int, effect: bool) -> float:
+    """Cone: an early turn towards the axis, then independent wobbles around it.
+
+    Without the effect: a free walk of constant turn, whose cosines multiply.
+    """
+    a, b = sorted((i, j))
+    if a == b:
+        return 0.0
+    if not effect:
+        return 1 - 0.999 ** (b - a)
+    wobble = {False: 0.05, True: 0.01}[arm == "schedule" and b > 1200]
+    return wobble + 0.4 * abs(math.exp(-a / 80) - math.exp(-b / 80))
+
+
+def _cone(run: RunDir, effect: bool) -> None:
+    steps, c = run.config.kernels.steps, run.config
+    matrix, reference, lagged, sizes = [], [], [], []
+    for arm in c.arms:
+        for i in steps:
+            for j in steps:
+                s = distance(arm, i, j, effect)
+                matrix.append({"arm": arm, "step_i": i, "step_j": j, "distance": s})
+                turn = {"arm": arm, "distance": s, "angle_deg": angle(s)}
+                if i in c.cone.tau and j >= i:
+                    reference.append({**turn, "tau": i, "step": j})
+                if j - i in c.cone.lags:
+                    lagged.append({**turn, "step": i, "lag": j - i})
+            norm = 5e4 + 100 * i
+            sizes.append({"arm": arm, "step": i, "frobenius_norm": norm, "trace": 9 * norm})
+    run.save_table("cone_matrix", cone.MATRIX, matrix)
+    run.save_table("cone_reference", cone.REFERENCE, reference)
+    run.save_table("cone_lagged", cone.LAGGED, lagged)
+    run.save_table("kernel", kernels.COLUMNS, sizes)
+
+
+def _linear(run: RunDir, effect: bool) -> None:
+    rows = []
+    for switch in (*run.config.linear.switch, 1600):
+        error = 0.04 + (0.2 * math.exp(-switch / 150) if effect else 0.2 * (switch < 1600))
+        kind = {0: "lazy", 1600: "nonlinear"}.get(switch, "linearised")
+        row = {"arm": "schedule", "switch_step": switch, "step": 1600, "kind": kind}
+        scores = {"train_loss": 10 * error, "train_error": error, "test_loss": 8 * error}
+        rows.append({**row, "diverged": False, **scores, "test_error": error})
+    run.save_table("linear", linear.COLUMNS, rows)

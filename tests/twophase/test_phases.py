@@ -1,0 +1,158 @@
+import math
+
+import pytest
+
+from tests.twophase import synthetic
+from twophase import phases, tables
+from twophase.cone_findings import walked
+from twophase.turning import bootstrap, crossing, slope_ratio, split
+
+
+def test_crossing_is_linear_in_the_logarithm_of_the_grid():
+    # s = 10: half way from log 2 to log 3, so 1 + t/s = sqrt(6)
+    found = crossing([0, 10, 20], [1.0, 0.75, 0.25], 0.5)
+    assert found == pytest.approx(10 * (math.sqrt(6) - 1))
+
+
+@pytest.mark.parametrize(
+    ("levels", "between"),
+    [
+        ((1.0, 0.4, 0.8, 0.3), (20, 40)),  # only the last way down counts
+        ((1.0, 0.4, 0.4, 0.6), None),  # does not stay down
+        ((1.0, 0.9, 0.8, 0.7), None),
+        ((0.0, 0.0, 0.0, 0.0), None),
+    ],
+)
+def test_crossing_is_for_good(levels, between):
+    found = crossing([0, 10, 20, 40], list(levels), 0.5)
+    assert found is None if between is None else between[0] < found < between[1]
+
+
+def test_split_by_hand():
+    i, r2 = split([5.0, 5.0, 1.0, 1.0, 1.0])
+    assert (i, r2) == (2, 1.0)
+    assert split([3.0, 3.0, 3.0]) == (1, 0.0)
+
+
+def test_split_agrees_with_ruptures():
+    ruptures = pytest.importorskip("ruptures")
+    numpy = pytest.importorskip("numpy")
+    generator = numpy.random.default_rng(0)
+    for _ in range(20):
+        levels = generator.normal(size=9) + 4 * (numpy.arange(9) < generator.integers(2, 8))
+        theirs = ruptures.Dynp(model="l2", min_size=1, jump=1).fit(levels).predict(n_bkps=1)[0]
+        assert split(levels.tolist())[0] == theirs
+
+
+def test_bootstrap_of_equal_draws_has_no_width():
+    grid, levels = [0, 10, 20], [1.0, 0.75, 0.25]
+    found = bootstrap(grid, [[v, v] for v in levels], 0.5)
+    assert found.low == found.high == pytest.approx(crossing(grid, levels, 0.5))
+    assert found.found == 1.0
+
+
+def test_bootstrap_covers_the_draws_and_is_open_beyond_the_grid():
+    found = bootstrap([0, 10, 20], [[1.0, 1.0], [0.9, 0.7], [0.1, 0.9]], 0.5)
+    assert found.low is not None
+    assert found.high is None
+    assert 0.5 < found.found < 0.95
+    assert bootstrap([0, 10], [[1.0], [0.2]], 0.5) is None
+
+
+def test_slope_ratio_of_a_free_walk_is_not_flat():
+    grid = list(range(0, 1001, 100))
+    walk = [1 - 0.999**t for t in grid]
+    assert slope_ratio(grid, walk, 0, 1000) > 1.3
+    assert slope_ratio(grid, [0.3] * 11, 0, 1000) == 1.0
+    assert slope_ratio([0, 1000], [0.0, 0.3], 0, 1000) is None
+
+
+@pytest.mark.parametrize(
+    ("values", "word"),
+    [
+        ({0: [0.2, 0.22], 10: [0.2, 0.2], 20: [0.1, 0.1]}, "falls"),
+        ({0: [0.2, 0.22], 10: [0.2, 0.2], 20: [0.16, 0.15]}, "falls in part"),
+        ({0: [0.2, 0.22], 10: [0.2, 0.2], 20: [0.19, 0.18]}, "not seen"),
+        ({0: [0.3, 0.1], 10: [0.2, 0.2], 20: [0.05, 0.15]}, "not seen"),  # draws overlap
+        ({0: [0.2, 0.2], 10: [0.2, 0.2], 20: [0.4, 0.4]}, "not seen"),  # rises
+        ({0: [9e-3, 9e-3], 10: [0.0, 0.0], 20: [0.0, 0.0]}, "too small"),
+        ({0: [0.0, 0.0], 10: [0.0, 0.0], 20: [0.0, 0.0]}, "too small"),
+        ({0: [0.2, 0.2], 20: [0.0, 0.0]}, "too few t0"),
+    ],
+)
+def test_word_for_a_fall(values, word):
+    assert phases.fall("disagreement", values, 0.0)["verdict"] == word
+
+
+def test_a_fall_within_ten_times_the_control_is_too_small():
+    values = {0: [0.2, 0.2], 10: [0.1, 0.1], 20: [0.0, 0.0]}
+    assert phases.fall("disagreement", values, 0.019)["verdict"] == "falls"
+    assert phases.fall("disagreement", values, 0.021)["verdict"] == "too small"
+
+
+@pytest.mark.parametrize(
+    ("constant", "schedule", "share"),
+    [(0.0, 0.0, 0.0), (0.5, 0.0, 0.5), (1.2, 0.1, 1.0), (0.1, 0.4, 0.0)],
+)
+def test_share_of_the_schedule(constant, schedule, share):
+    arms = {
+        "constant": {"measures": {"disagreement": {"kept": constant, "verdict": "falls"}}},
+        "schedule": {"measures": {"disagreement": {"kept": schedule, "verdict": "falls"}}},
+    }
+    assert phases.schedule_share(arms, "disagreement") == pytest.approx(share)
+    arms["schedule"]["measures"]["disagreement"]["verdict"] = "not seen"
+    assert phases.schedule_share(arms, "disagreement") is None
+    assert phases.schedule_share({"constant": arms["constant"]}, "disagreement") is None
+
+
+def test_walk_multiplies_cosines():
+    table = {(0, 1): 0.5, (1, 2): 0.2}
+    assert walked(table, [0, 1, 2]) == pytest.approx(1 - 0.5 * 0.8)
+    assert walked(table, [0, 2]) is None
+
+
+def summary(path, **options):
+    run = synthetic.build(path, **options)
+    training = run.config.training
+    return phases.summary(tables.load(run)[0], training.steps, training.milestones)
+
+
+def test_both_effects_are_found_where_they_are(tmp_path):
+    found = summary(tmp_path / "run")
+    assert found["chaos"]["verdict"] == "seen"
+    assert found["chaos"]["arm"] == "constant"
+    assert found["chaos"]["controls"]["exact"] is True
+    assert found["cone"]["verdict"] == "seen"
+    assert found["cone"]["arms"]["constant"]["floor"]["deg"] == pytest.approx(18.2, abs=0.1)
+    assert found["cone"]["arms"]["schedule"]["after_drop_deg"] == pytest.approx(8.1, abs=0.1)
+    assert found["linear"]["verdict"] == "seen"
+    assert 100 < found["linear"]["half"] < 400
+
+
+def test_nothing_is_claimed_where_nothing_is(tmp_path):
+    found = summary(tmp_path / "run", effect=False)
+    assert found["chaos"]["verdict"] == "not seen"
+    assert all(v is None for v in found["chaos"]["schedule_share"].values())
+    assert all(a["agreement"] is None for a in found["chaos"]["arms"].values())
+    cone = found["cone"]["arms"]["constant"]
+    assert (cone["slowed"], cone["flattens"], cone["confined"]) == (False, False, False)
+    assert cone["confinement"] == pytest.approx(1.0)
+    assert found["cone"]["verdict"] == "not seen"
+    assert found["cone"]["schedule_share"] is None
+    assert found["linear"]["verdict"] == "not seen"
+
+
+def test_fall_at_equal_time_left(tmp_path):
+    found = summary(tmp_path / "run")["chaos"]["same_horizon"]
+    horizons = [t1 - t0 for t0, t1 in found["t1"].items()]
+    assert len(horizons) >= 3
+    assert max(horizons) <= 1.1 * found["horizon"]
+    assert min(horizons) >= 0.9 * found["horizon"]
+
+
+def test_one_arm_alone_is_judged_but_not_compared(tmp_path):
+    found = summary(tmp_path / "run", overrides=['arms=["schedule"]'])
+    assert found["chaos"]["arm"] == "schedule"
+    assert found["chaos"]["verdict"] == "seen"
+    assert all(v is None for v in found["chaos"]["schedule_share"].values())
+    assert found["cone"]["schedule_share"] is None

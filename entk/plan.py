@@ -71,6 +71,11 @@ class Plan:
         """The samples of a block."""
         return slice(index * self.block, min((index + 1) * self.block, self.samples[axis]))
 
+    def same_bits(self, other: Plan) -> bool:
+        """Whether both lead to the same bits: all is equal but the memory to work in."""
+        free = {"keep": 0, "memory": 0, "peak": 0}
+        return replace(self, **free) == replace(other, **free)
+
     def to_json(self) -> str:
         return json.dumps(asdict(self))
 

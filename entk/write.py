@@ -127,7 +127,7 @@ class _Shards:
     def begin(self, plan: Plan) -> None:
         """Create the folder, or find the tiles that are done in it."""
         begun = self.begun()
-        if begun is not None and begun.to_json() != plan.to_json():
+        if begun is not None and not begun.same_bits(plan):
             raise ResumeError(
                 f"{self.folder} began with another plan; leave plan= out to go on with that one, "
                 "or pass resume=False to start over"
@@ -141,8 +141,7 @@ class _Shards:
             temporary.write_text(text)
             publish(temporary, self.folder / "request.json")
         for shard in sorted(self.folder.glob("shard-*.h5")):
-            with h5py.File(shard, "r") as file:
-                self.done |= {tuple(map(int, key.split("-"))): shard for key in file}
+            self.done |= dict.fromkeys(_readable_tiles(shard), shard)
         self.since = time.monotonic()
 
     def _check(self, other: dict, where: str) -> None:
@@ -209,6 +208,19 @@ def _disk(folder: Path) -> Iterator[None]:
             f"writing beside {folder} failed ({error}); finished shards are kept there: free space "
             "or repair the disk and call write_ntk again"
         ) from error
+
+
+def _readable_tiles(shard: Path) -> list[tuple[int, int]]:
+    """The tiles of a shard, read through their checksums; a damaged shard is removed."""
+    try:
+        with h5py.File(shard, "r") as file:
+            for tile in file.values():
+                for part in tile.values():
+                    part[()]
+            return [tuple(map(int, key.split("-"))) for key in file]
+    except OSError:  # its tiles are computed again
+        shard.unlink()
+        return []
 
 
 def _verify(shard: Path, tiles: dict[tuple[int, int], Tile]) -> None:

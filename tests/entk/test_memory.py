@@ -1,0 +1,83 @@
+"""`memory=` is kept: the peak of a process, measured from outside entk."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CHILD = """
+import sys, threading, time, torch, entk
+from torch import nn
+
+torch.set_num_threads(2)
+which, memory, outputs = sys.argv[1:4]
+
+
+def network():
+    if which == "conv":
+        layers, c = [], 3
+        for width in (32, 32, 64, 64):
+            layers += [nn.Conv2d(c, width, 3, padding=1), nn.ReLU()]
+            c = width
+        return nn.Sequential(*layers, nn.AvgPool2d(4), nn.Flatten(), nn.Linear(64 * 16, 10))
+    return nn.Sequential(nn.Linear(768, 1024), nn.ReLU(), nn.Linear(1024, 1024), nn.ReLU(), nn.Linear(1024, 10))
+
+
+def resident():
+    with open("/proc/self/status") as file:
+        return next(int(l.split()[1]) * 1024 for l in file if l.startswith("VmRSS"))
+
+
+torch.manual_seed(0)
+model = network().eval()
+x = torch.randn(96, *((3, 16, 16) if which == "conv" else (768,)))
+entk.ntk(model, x[:2], outputs=outputs)  # libraries load and allocate their own
+before, peak, running = resident(), [0], [True]
+
+
+def watch():
+    while running[0]:
+        peak[0] = max(peak[0], resident())
+        time.sleep(0.002)
+
+
+thread = threading.Thread(target=watch)
+thread.start()
+kernel = entk.ntk(model, x, outputs=outputs, memory=memory)
+running[0] = False
+thread.join()
+plan = entk.plan_ntk(model, x, outputs=outputs, memory=memory)
+print(max(peak[0], resident()) - before, plan.block, plan.keep, kernel.double().norm().item())
+"""
+
+
+def run(which: str, memory: str, outputs: str) -> tuple[int, int, int, float]:
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-c", CHILD, which, memory, outputs]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    peak, block, keep, norm = done.stdout.split()
+    return int(peak), int(block), int(keep), float(norm)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize(
+    ("which", "outputs", "budgets"),
+    [
+        ("conv", "all", ("120MB", "400MB")),
+        ("conv", "trace", ("120MB", "400MB")),
+        ("dense", "diagonal", ("40MB", "200MB")),
+    ],
+)
+def test_peak_stays_within_the_budget(which, outputs, budgets):
+    """All features at once would take 96 x 10 x 65,000 x 4 B = 250 MB (conv); budgets agree."""
+    found = [run(which, memory, outputs) for memory in budgets]
+    for (peak, *_), memory in zip(found, budgets, strict=True):
+        assert peak <= float(memory.removesuffix("MB")) * 1e6
+    (_, _, few, low), (_, _, many, high) = found
+    assert few <= many
+    assert abs(low - high) <= 1e-5 * high

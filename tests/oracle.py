@@ -20,7 +20,7 @@ def jacobian(model: nn.Module, x: Tensor, params=None, dtype=torch.float64) -> d
         p.requires_grad_()
     rows = []
     for n in range(len(x)):
-        y = model(x[n : n + 1]).reshape(-1)
+        y = model(x[n : n + 1].clone()).reshape(-1)  # a model may write into its input
         outputs = []
         for o in range(len(y)):
             if y.requires_grad:
@@ -63,3 +63,14 @@ def kernels_by_parameter(
 
 def ntk(model, x, z=None, outputs="all", params=None, dtype=torch.float64) -> Tensor:
     return mode(sum(kernels_by_parameter(model, x, z, params, dtype).values()), outputs)
+
+
+def ntk_by_layer(
+    model, x, z=None, outputs="all", params=None, dtype=torch.float64
+) -> dict[str, Tensor]:
+    """{module path, or the name of a parameter of the model itself: kernel}."""
+    layers: dict[str, Tensor] = {}
+    for name, kernel in kernels_by_parameter(model, x, z, params, dtype).items():
+        layer = name.rpartition(".")[0] or name
+        layers[layer] = layers.get(layer, 0) + mode(kernel, outputs)
+    return layers

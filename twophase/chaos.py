@@ -30,22 +30,19 @@ def jobs(config: Config) -> list[tuple[int, int]]:
 def follow(run: RunDir, data: Dataset, t0: int, draw: int) -> None:
     """Train one twin in every arm and write what became of it."""
     config = run.config
-    start = run.load_state(run.checkpoint(config.arms[0], t0))
-    names = [f"model.{n}" for n, _ in train.network(config, data, start).named_parameters()]
-    twin = train.perturb(config, start, names, t0, draw)
-    before = metrics.parameter_vector(start, names)
-    moved = metrics.parameter_vector(twin, names) - before
-    common = {
-        "t0": t0,
-        "draw": draw,
-        "kind": "perturbed" if draw else "control",
-        "eps": config.chaos.eps if draw else 0.0,
-        "realised_l2": moved.norm().item(),
-        "changed_fraction": (moved != 0).double().mean().item(),
-    }
     rows, paths, trunk, compared = [], [], {}, {}
     split = train.split_step(config)
     for arm in config.arms:
+        start = run.load_state(run.checkpoint(arm, t0))
+        names = [f"model.{n}" for n, _ in train.network(config, data, start).named_parameters()]
+        twin = train.perturb(config, start, names, t0, draw)
+        common = {
+            "t0": t0,
+            "draw": draw,
+            "kind": "perturbed" if draw else "control",
+            "eps": config.chaos.eps if draw else 0.0,
+            **_size(start, twin, names),
+        }
         states = _states(config, data, arm, twin, t0, trunk)
         for t1 in (t for t in config.measured if t > t0):
             key = (arm if t1 > split else "trunk", t1)
@@ -60,11 +57,21 @@ def follow(run: RunDir, data: Dataset, t0: int, draw: int) -> None:
     run.save_json(run.twin(t0, draw), {"rows": rows, "paths": paths})
 
 
+def _size(start: train.State, twin: train.State, names: list[str]) -> dict[str, float]:
+    """What float32 left of the perturbation: most of a total L2 of 1e-7 is rounded away."""
+    before = metrics.parameter_vector(start, names)
+    moved = metrics.parameter_vector(twin, names) - before
+    return {
+        "realised_l2": moved.norm().item(),
+        "changed_fraction": (moved != 0).double().mean().item(),
+    }
+
+
 def _states(config: Config, data: Dataset, arm: str, twin, t0: int, trunk: dict):
     """States at each t1; arms share the trunk up to the first drop of the rate."""
     split = train.split_step(config)
     wanted = {t for t in config.measured if t > t0}
-    if t0 >= split:
+    if t0 >= split:  # the arms have parted before, each with a start of its own
         return train.advance(config, data, arm, twin, t0, tuple(wanted))
     if not trunk:
         stops = {t for t in wanted if t <= split} | {split}
@@ -94,10 +101,8 @@ def _compare(config: Config, data: Dataset, main, twin, names: list[str], t1: in
             height = metrics.barrier(line.alphas, values, config.chaos.baseline)
             row[f"{what}_barrier_{part}"] = height
     if t1 == config.training.steps:
-        outputs = config.kernels.outputs
-        row["kernel_distance"] = entk.kernel_distance(
-            one, two, probe(config, data), outputs=outputs
-        )
+        options = {"outputs": config.kernels.outputs, "memory": config.kernels.memory}
+        row["kernel_distance"] = entk.kernel_distance(one, two, probe(config, data), **options)
     path = [
         {
             "alpha": a,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from dataclasses import dataclass, field
@@ -26,6 +27,9 @@ from twophase.errors import UserError
 from twophase.presets import PRESETS
 from twophase.rundir import RunDir
 from twophase.stages import STAGES, complete, do
+
+# no permission, no space, a file where a directory should be: the user's to put right
+DISK = (errno.EACCES, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EEXIST)
 
 What = Annotated[
     str, tyro.conf.Positional, tyro.conf.arg(metavar="PRESET|CONFIG.toml|RUN", name="what")
@@ -92,6 +96,11 @@ def main(arguments: list[str] | None = None) -> None:
     except (UserError, EntkError) as error:
         print(f"twophase: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+    except OSError as error:
+        if error.errno not in DISK:
+            raise
+        print(f"twophase: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
     except KeyboardInterrupt:
         print("twophase: interrupted; the same command goes on from here", file=sys.stderr)
         raise SystemExit(130) from None
@@ -105,6 +114,8 @@ def _stages(command: _Verb) -> None:
     with _Bars() as bars:
         do(run, "report" if name == "run" else name, bars, command.workers, set())
     if name in ("run", "report"):
+        for answer in run.load_json(run.path / "report.json")["answers"]:
+            print(f"{answer['question']}: {answer['word']}")
         print(f"report: {run.report}")
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import tomllib
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,7 +19,7 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class Data(_Section):
@@ -38,6 +40,7 @@ class Model(_Section):
     name: Literal["mlp", "thin-resnet", "resnet20", "vgg16", "vgg16-dropout"] = "thin-resnet"
     widths: tuple[Count, ...] = (16, 32, 64)  # of mlp and thin-resnet
     blocks: Count = 1  # per stage of thin-resnet
+    shortcut: Literal["projection", "pad"] = "projection"  # options B and A of He et al. 2015
 
 
 class Training(_Section):
@@ -50,6 +53,7 @@ class Training(_Section):
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
     milestones: Steps = ()  # steps at which arm "schedule" multiplies the rate by gamma
     gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
+    save_every: Count = 1000  # steps that an interruption can cost at most
 
 
 class Chaos(_Section):
@@ -70,7 +74,8 @@ class Kernels(_Section):
 
     probe: Count = 64
     outputs: Literal["all", "diagonal", "trace", "sum"] = "all"
-    steps: Steps = (0, 500, 1000, 2000)
+    steps: Annotated[Steps, Field(min_length=1)] = (0, 500, 1000, 2000)
+    memory: Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(MB|GB)$")] = "1GB"  # of each worker
 
 
 class Cone(_Section):
@@ -104,24 +109,31 @@ class Config(_Section):
     @model_validator(mode="after")
     def _grids_lie_in_the_run(self) -> Config:
         last = self.training.steps
-        grids = {
-            "training.milestones": self.training.milestones,
-            "chaos.t0": self.chaos.t0,
-            "chaos.t1": self.chaos.t1,
-            "kernels.steps": self.kernels.steps,
-            "cone.tau": self.cone.tau,
-            "linear.switch": self.linear.switch,
+        # a twin and a switched run need at least one step after their start
+        ends = {
+            "training.milestones": (self.training.milestones, last),
+            "chaos.t0": (self.chaos.t0, last - 1),
+            "chaos.t1": (self.chaos.t1, last),
+            "kernels.steps": (self.kernels.steps, last),
+            "cone.tau": (self.cone.tau, last),
+            "cone.lags": (self.cone.lags, last),
+            "linear.switch": (self.linear.switch, last - 1),
         }
-        for key, grid in grids.items():
-            if any(step > last for step in grid):
+        for key, (grid, end) in ends.items():
+            if any(a >= b for a, b in pairwise(grid)):
+                raise ValueError(f"{key}: {list(grid)} does not increase; list each step once")
+            if any(step > end for step in grid):
                 raise ValueError(
-                    f"{key}: {max(grid)} lies beyond the last step; at most training.steps={last}"
+                    f"{key}: {grid[-1]} is too late with training.steps={last}; at most {end}"
                 )
-        if not set(self.cone.tau) <= set(self.kernels.steps):
-            missing = sorted(set(self.cone.tau) - set(self.kernels.steps))
-            raise ValueError(f"cone.tau: {missing} are not in kernels.steps {self.kernels.steps}")
+        missing = sorted(set(self.cone.tau) - set(self.kernels.steps))
+        if missing:
+            have = list(self.kernels.steps)
+            raise ValueError(f"cone.tau: {missing} have no kernel; kernels.steps has {have}")
+        if len(set(self.arms)) < len(self.arms):
+            raise ValueError(f"arms: {list(self.arms)} has one twice")
         if self.linear.switch and self.linear.arm not in self.arms:
-            raise ValueError(f"linear.arm: {self.linear.arm!r} is not among arms {self.arms}")
+            raise ValueError(f"linear.arm: {self.linear.arm!r} is not in arms {list(self.arms)}")
         return self
 
     @property
@@ -133,7 +145,8 @@ class Config(_Section):
     def checkpoints(self) -> tuple[int, ...]:
         """Steps whose full state the main run keeps."""
         grids = (self.chaos.t0, self.measured, self.kernels.steps, self.linear.switch)
-        return tuple(sorted({0, self.training.steps, *(s for grid in grids for s in grid)}))
+        parting = self.training.milestones[:1]
+        return tuple(sorted({0, *parting, *(s for grid in grids for s in grid)}))
 
     def rate(self, arm: str, step: int) -> float:
         """Learning rate of the update that leads from `step` to the next."""
@@ -141,24 +154,28 @@ class Config(_Section):
         return self.training.rate * self.training.gamma**past
 
 
-def build(values: dict[str, Any], overrides: list[str] = ()) -> Config:
+def build(values: dict[str, Any], overrides: Sequence[str] = ()) -> Config:
     """A config from nested values and `key.sub=value` overrides; errors name the key."""
-    values = json.loads(json.dumps(values))
+    # as JSON, where strict types still take a list for a tuple; a TOML date becomes a string
+    values = json.loads(json.dumps(values, default=str))
     for text in overrides:
-        key, equals, value = text.partition("=")
-        if not equals:
-            raise UserError(f"--set {text!r}: expected key=value, for example training.steps=500")
-        *path, leaf = key.strip().split(".")
-        place = values
-        for part in path:
-            place = place.setdefault(part, {})
-            if not isinstance(place, dict):
-                raise UserError(f"--set {text!r}: {part} is a value, not a section")
-        place[leaf] = _parse(value.strip())
+        _override(values, text)
     try:
-        return Config.model_validate(values)
+        return Config.model_validate_json(json.dumps(values, default=str))
     except ValidationError as error:
         raise UserError(_one_line(error)) from None
+
+
+def _override(values: dict[str, Any], text: str) -> None:
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise UserError(f"--set {text!r}: expected key=value, for example training.steps=500")
+    *path, leaf = key.strip().split(".")
+    for part in path:
+        values = values.setdefault(part, {})
+        if not isinstance(values, dict):
+            raise UserError(f"--set {text!r}: {part} is a value, not a section")
+    values[leaf] = _parse(value.strip())
 
 
 def _parse(text: str) -> Any:
@@ -180,7 +197,7 @@ def _one_line(error: ValidationError) -> str:
     message = first["msg"].removeprefix("Value error, ")
     if not key:
         return f"config: {message}"
-    return f"config: {key}={first['input']!r}: {message}"
+    return f"config: {key}={first['input']!r}: {message[0].lower()}{message[1:]}"
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -202,5 +219,5 @@ def dump(config: Config) -> str:
 
 
 def _toml(value: Any) -> str:
-    """JSON scalars and flat lists are TOML as well, but for the escape of DEL."""
-    return json.dumps(value, ensure_ascii=True)
+    """JSON scalars and flat lists are TOML as well, but for a raw DEL."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -35,9 +35,10 @@ class Dataset:
 def load(config: Config) -> Dataset:
     """The run's samples, the same for the same config."""
     data = config.data
-    x_train, y_train, x_test, y_test = _raw(data, config.seed)
-    x_train, y_train = x_train[: data.train], y_train[: data.train]
-    x_test, y_test = x_test[: data.test], y_test[: data.test]
+    x_train, y_train, x_test, y_test = _raw(data)
+    x_train, y_train = _some(x_train, y_train, data.train)
+    x_test, y_test = _some(x_test, y_test, data.test)
+    _check(config, x_train, x_test)
     classes = int(max(y_train.max(), y_test.max())) + 1
     axes = [0, *range(2, x_train.dim())]
     mean = x_train.mean(axes, keepdim=True)
@@ -51,6 +52,31 @@ def load(config: Config) -> Dataset:
         classes=classes,
         flipped=int((noisy != y_train).sum()),
     )
+
+
+def _some(x: Tensor, y: Tensor, count: int | None) -> tuple[Tensor, Tensor]:
+    """A fixed random choice: files are often sorted by class."""
+    if count is None:
+        return x, y
+    rows = torch.randperm(len(x), generator=seeds.generator(0, "subset"))[:count]
+    return x[rows], y[rows]
+
+
+def _check(config: Config, x_train: Tensor, x_test: Tensor) -> None:
+    if x_train.shape[1:] != x_test.shape[1:]:
+        shapes = f"{tuple(x_train.shape[1:])} and {tuple(x_test.shape[1:])}"
+        raise UserError(f"data: training and test samples differ in shape, {shapes}")
+    if config.data.augment != "none" and x_train.dim() != 4:
+        raise UserError(
+            f"data.augment={config.data.augment!r} needs images [N, C, H, W], the samples have "
+            f"shape {tuple(x_train.shape[1:])}; use data.augment=none"
+        )
+    for key, size in {
+        "kernels.probe": config.kernels.probe,
+        "training.batch": config.training.batch,
+    }.items():
+        if size > len(x_train):
+            raise UserError(f"{key}={size}: there are only {len(x_train)} training samples")
 
 
 def _with_noise(y: Tensor, classes: int, share: float, seed: int) -> Tensor:
@@ -86,9 +112,9 @@ def batch_indices(n: int, batch: int, seed: int, step: int) -> Tensor:
     return order[place * batch : (place + 1) * batch]
 
 
-def _raw(data: Data, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _raw(data: Data) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     if data.source == "digits":
-        return _digits(seed)
+        return _digits()
     if data.source in TORCHVISION:
         return _torchvision(data)
     path = Path(data.source)
@@ -102,14 +128,16 @@ def _raw(data: Data, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     )
 
 
-def _digits(seed: int):
-    from sklearn.datasets import load_digits  # half a second, and only this source needs it
+def _digits():
+    """1,347 digits for training and 450 for the test, classes in proportion, always the same."""
+    from sklearn.datasets import load_digits  # a second, and only this source needs it
+    from sklearn.model_selection import train_test_split
 
     bunch = load_digits()
     x = torch.from_numpy(bunch.images).float()[:, None] / 16
     y = torch.from_numpy(bunch.target).long()
-    order = torch.randperm(len(x), generator=seeds.generator(0, "digits-split"))
-    test, train = order[:DIGITS_TEST], order[DIGITS_TEST:]
+    rows = range(len(x))
+    train, test = train_test_split(rows, test_size=DIGITS_TEST, stratify=y, random_state=0)
     return x[train], y[train], x[test], y[test]
 
 
@@ -164,7 +192,7 @@ def _npz(path: Path):
 
 def _folder(path: Path):
     datasets = import_torchvision()
-    arrays = []
+    arrays, classes = [], []
     for part in ("train", "test"):
         try:
             folder = datasets.ImageFolder(str(path / part))
@@ -174,33 +202,48 @@ def _folder(path: Path):
         if len({image.shape for image in images}) != 1:
             raise UserError(f"data.source={str(path)!r}: the images of {part}/ differ in size")
         arrays += [np.stack(images), np.asarray(folder.targets)]
+        classes.append(folder.classes)
+    if classes[0] != classes[1]:
+        raise UserError(
+            f"data.source={str(path)!r}: train/ has classes {classes[0]}, test/ has {classes[1]}"
+        )
     return _tensors(*arrays)
 
 
 def _tensors(*arrays: np.ndarray) -> tuple[Tensor, ...]:
-    """uint8 images [N,H,W(,C)] or floats as they are, labels as integers from 0."""
-    found = []
-    for name, array in zip(ARRAYS, arrays, strict=True):
-        if name.startswith("y"):
-            labels = torch.from_numpy(array.reshape(-1).astype(np.int64))
-            if len(labels) == 0 or labels.min() < 0 or len(labels) != len(found[-1]):
-                raise UserError(
-                    f"data: {name} has {len(labels)} labels for {len(found[-1])} samples, expected "
-                    "one label from 0 up for each"
-                )
-            found.append(labels)
-            continue
-        x = torch.from_numpy(np.ascontiguousarray(array))
-        if x.dtype == torch.uint8:
-            x = x.float() / 255
-            x = x[:, None] if x.dim() == 3 else x.movedim(3, 1)
-        if not x.is_floating_point() or x.dim() < 2:
+    """Samples and labels of x_train, y_train, x_test, y_test."""
+    x_train, y_train, x_test, y_test = (
+        (_labels if name.startswith("y") else _samples)(name, array)
+        for name, array in zip(ARRAYS, arrays, strict=True)
+    )
+    for name, x, y in (("y_train", x_train, y_train), ("y_test", x_test, y_test)):
+        if len(x) != len(y) or len(y) == 0:
             raise UserError(
-                f"data: {name} is {array.dtype} {array.shape}, expected uint8 [N,H,W,C] or float "
-                "[N,...]"
+                f"data: {name} has {len(y)} labels for {len(x)} samples, expected one each"
             )
-        x = x.float()
-        if not torch.isfinite(x).all():
-            raise UserError(f"data: {name} has NaN or infinity in it")
-        found.append(x)
-    return tuple(found)
+    return x_train, y_train, x_test, y_test
+
+
+def _samples(name: str, array: np.ndarray) -> Tensor:
+    """uint8 images [N, H, W(, C)] as [N, C, H, W] in [0, 1]; floats [N, ...] as they are."""
+    image = array.dtype == np.uint8 and array.ndim in (3, 4)
+    if not image and not (np.issubdtype(array.dtype, np.floating) and array.ndim >= 2):
+        raise UserError(
+            f"data: {name} is {array.dtype} {array.shape}, expected uint8 [N,H,W] or [N,H,W,C], or "
+            "float [N,...]"
+        )
+    x = torch.from_numpy(np.ascontiguousarray(array))
+    if image:
+        x = x.float() / 255
+        x = x[:, None] if x.dim() == 3 else x.movedim(3, 1)
+    if not torch.isfinite(x).all():
+        raise UserError(f"data: {name} has NaN or infinity in it")
+    return x.float()
+
+
+def _labels(name: str, array: np.ndarray) -> Tensor:
+    if not np.issubdtype(array.dtype, np.integer) or array.ndim != 1:
+        raise UserError(f"data: {name} is {array.dtype} {array.shape}, expected integers [N]")
+    if array.size and array.min() < 0:
+        raise UserError(f"data: {name} has label {array.min()}, expected classes from 0 up")
+    return torch.from_numpy(array.astype(np.int64))

@@ -3,3 +3,7 @@
 
 class UserError(Exception):
     """The message says what came, what was expected and what to do."""
+
+
+class DivergedError(UserError):
+    """The loss of a training run is no longer finite."""

@@ -30,7 +30,8 @@ def measure(run: RunDir, data: Dataset, arm: str, step: int) -> None:
     path = run.kernel(arm, step)
     path.parent.mkdir(parents=True, exist_ok=True)
     model = train.evaluated(config, data, run.load_state(run.checkpoint(arm, step)))
-    entk.write_ntk(path, model, probe(config, data), outputs=config.kernels.outputs).close()
+    options = {"outputs": config.kernels.outputs, "memory": config.kernels.memory}
+    entk.write_ntk(path, model, probe(config, data), **options).close()
 
 
 def collect(run: RunDir) -> None:

@@ -6,7 +6,7 @@ import entk
 from twophase import train
 from twophase.config import Config
 from twophase.data import Dataset
-from twophase.errors import UserError
+from twophase.errors import DivergedError
 from twophase.rundir import RunDir
 
 COLUMNS = (
@@ -34,7 +34,7 @@ def follow(run: RunDir, data: Dataset, switch: int) -> None:
         for _ in train.run_sgd(model, config, data, options.arm, kept, switch, last, factor):
             pass
         row |= train.scores(model, data)
-    except UserError:  # a linear model may diverge where the network does not: that is a result
+    except DivergedError:  # a linear model may diverge where the network does not: that is a result
         row["diverged"] = True
     run.save_json(run.switched(switch), row)
 

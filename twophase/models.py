@@ -1,8 +1,9 @@
 """The networks of the paper and small ones of their kind; plain modules, initialised from the seed.
 
 ResNet-20 and VGG-16 follow open_lth (Frankle et al. 2020, arXiv 1912.05671): Kaiming-normal
-(fan-in) weights, batch-norm scale uniform in [0, 1]. vgg16-dropout follows torchvision's VGG-16 on
-a 1 x 1 average pool, whose head starts near zero. Small networks start their scales at 1.
+(fan-in) weights, biases uniform within 1/sqrt(fan-in), batch-norm scales uniform in [0, 1].
+vgg16-dropout follows torchvision's VGG-16 on a 1 x 1 average pool, whose head starts near zero.
+Small networks start their scales at 1 and their biases at 0.
 """
 
 from __future__ import annotations
@@ -17,21 +18,40 @@ from twophase import seeds
 from twophase.config import Config
 from twophase.errors import UserError
 
+OPEN_LTH = ("resnet20", "vgg16")
 VGG16 = (64, 64, "M", 128, 128, "M", *(256,) * 3, "M", *(512,) * 3, "M", *(512,) * 3)
 
 
+class Padded(nn.Module):
+    """Shortcut without parameters: every other pixel, missing channels are zero."""
+
+    def __init__(self, more: int, stride: int):
+        super().__init__()
+        self.more, self.stride = more, stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x[:, :, :: self.stride, :: self.stride]
+        return F.pad(x, (0, 0, 0, 0, self.more // 2, self.more - self.more // 2))
+
+
 class BasicBlock(nn.Module):
-    def __init__(self, inputs: int, outputs: int, stride: int):
+    def __init__(self, inputs: int, outputs: int, stride: int, shortcut: str):
         super().__init__()
         self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(outputs)
         self.shortcut = nn.Sequential()
-        if stride != 1 or inputs != outputs:
+        if stride == 1 and inputs == outputs:
+            return
+        if shortcut == "projection":
             self.shortcut = nn.Sequential(
                 nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
             )
+        elif outputs < inputs:
+            raise UserError("model.shortcut='pad' needs widths that do not shrink")
+        else:
+            self.shortcut = Padded(outputs - inputs, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         out = F.relu(self.bn1(self.conv1(x)))
@@ -41,14 +61,14 @@ class BasicBlock(nn.Module):
 class ResNet(nn.Module):
     """CIFAR stem, stages of basic blocks, the first block of later stages at stride 2."""
 
-    def __init__(self, channels: int, widths: tuple[int, ...], blocks: int, classes: int):
+    def __init__(self, channels: int, classes: int, widths: tuple[int, ...], blocks: int, shortcut):
         super().__init__()
         self.conv = nn.Conv2d(channels, widths[0], 3, 1, 1, bias=False)
         self.bn = nn.BatchNorm2d(widths[0])
         stages, inputs = [], widths[0]
         for i, width in enumerate(widths):
             for j in range(blocks):
-                stages.append(BasicBlock(inputs, width, 2 if i > 0 and j == 0 else 1))
+                stages.append(BasicBlock(inputs, width, 2 if i > 0 and j == 0 else 1, shortcut))
                 inputs = width
         self.blocks = nn.Sequential(*stages)
         self.fc = nn.Linear(inputs, classes)
@@ -108,9 +128,10 @@ def build(config: Config, sample: Tensor, classes: int) -> nn.Module:
     if name == "mlp":
         model = MLP(sample.numel(), config.model.widths, classes)
     elif name == "thin-resnet":
-        model = ResNet(sample.shape[0], config.model.widths, config.model.blocks, classes)
+        options = (config.model.widths, config.model.blocks, config.model.shortcut)
+        model = ResNet(sample.shape[0], classes, *options)
     elif name == "resnet20":
-        model = ResNet(sample.shape[0], (16, 32, 64), 3, classes)
+        model = ResNet(sample.shape[0], classes, (16, 32, 64), 3, config.model.shortcut)
     else:
         model = VGG(sample.shape[0], classes, dropout=name == "vgg16-dropout")
     _initialise(model, name, seeds.generator(config.seed, "init"))
@@ -120,15 +141,20 @@ def build(config: Config, sample: Tensor, classes: int) -> nn.Module:
 def _initialise(model: nn.Module, name: str, generator: torch.Generator) -> None:
     for module in model.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
-            torchvision = name == "vgg16-dropout"
-            if torchvision and isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, 0, 0.01, generator=generator)
-            else:
-                mode = "fan_out" if torchvision else "fan_in"
-                nn.init.kaiming_normal_(
-                    module.weight, mode=mode, nonlinearity="relu", generator=generator
-                )
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.BatchNorm2d) and name in ("resnet20", "vgg16"):
+            _initialise_weights(module, name, generator)
+        elif isinstance(module, nn.BatchNorm2d) and name in OPEN_LTH:
             nn.init.uniform_(module.weight, generator=generator)
+
+
+def _initialise_weights(
+    module: nn.Conv2d | nn.Linear, name: str, generator: torch.Generator
+) -> None:
+    if name == "vgg16-dropout" and isinstance(module, nn.Linear):
+        nn.init.normal_(module.weight, 0, 0.01, generator=generator)
+    else:
+        mode = "fan_out" if name == "vgg16-dropout" else "fan_in"
+        nn.init.kaiming_normal_(module.weight, mode=mode, nonlinearity="relu", generator=generator)
+    if module.bias is None:
+        return
+    bound = module.weight[0].numel() ** -0.5 if name in OPEN_LTH else 0.0
+    nn.init.uniform_(module.bias, -bound, bound, generator=generator)

@@ -9,12 +9,14 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from functools import lru_cache
 from pathlib import Path
 
 import torch
 
 from twophase import data
+from twophase.errors import UserError
 from twophase.rundir import RunDir
 
 
@@ -34,8 +36,11 @@ def map_jobs(
             _call(function, run.path, job)
             done()
         return
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, context, _start_worker, (os.getpid(),))
+    context = multiprocessing.get_context(
+        "forkserver"
+    )  # forks of one process that has imported all
+    context.set_forkserver_preload(["twophase.stages"])
+    pool = ProcessPoolExecutor(workers, context, _start_worker)
     try:
         waiting = {pool.submit(_call, function, run.path, job) for job in jobs}
         while waiting:
@@ -43,18 +48,24 @@ def map_jobs(
             for future in finished:
                 future.result()
                 done()
-    except BaseException:
+    except BaseException as error:
         pool.shutdown(wait=False, cancel_futures=True)
         for process in multiprocessing.active_children():
             process.terminate()
+        if isinstance(error, BrokenProcessPool):
+            raise UserError(
+                "a worker process was killed, out of memory perhaps; the same command goes on, "
+                "with --workers 1 in less"
+            ) from None
         raise
     pool.shutdown()
 
 
-def _start_worker(parent: int) -> None:
+def _start_worker() -> None:
     """One thread; Ctrl-C is the parent's to handle; a worker does not outlive its parent."""
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = os.getppid()  # the fork server, which ends with the process that asked for it
 
     def watch() -> None:
         while os.getppid() == parent:

@@ -74,6 +74,10 @@ class RunDir:
     def checkpoint(self, arm: str, step: int) -> Path:
         return self.path / "checkpoints" / arm / f"step-{step:06d}.safetensors"
 
+    def halfway(self, arm: str, step: int) -> Path:
+        """A state between two checkpoints, kept until the next one is there."""
+        return self.path / "checkpoints" / arm / f"halfway-{step:06d}.safetensors"
+
     def kernel(self, arm: str, step: int) -> Path:
         return self.path / "kernels" / arm / f"step-{step:06d}.h5"
 
@@ -91,9 +95,12 @@ class RunDir:
     def report(self) -> Path:
         return self.path / "report.html"
 
-    def save_state(self, path: Path, state: dict[str, Tensor]) -> None:
+    def save_state(self, path: Path, state: dict[str, Tensor], *, arm: str, step: int) -> None:
+        """Tensors, and beside them what else the next step depends on: the seed and the step."""
         tensors = {k: v.detach().contiguous().clone() for k, v in state.items()}
-        write_atomic(path, save(tensors))
+        about = {"arm": arm, "rate": self.config.rate(arm, step), "seed": self.config.seed}
+        # one entry: safetensors orders several as it likes, and equal states are equal files here
+        write_atomic(path, save(tensors, {"twophase": json.dumps({**about, "step": step})}))
 
     def load_state(self, path: Path) -> dict[str, Tensor]:
         try:

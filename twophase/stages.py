@@ -38,12 +38,9 @@ def _train_files(run: RunDir) -> list[Path]:
 
 
 def _train(run: RunDir, bar: Bar, workers: int) -> None:
-    torch.set_num_threads(1)
-    config = run.config
-    split = train.split_step(config)
-    total = config.training.steps + (len(config.arms) - 1) * (config.training.steps - split)
-    bar.start("train", total, 0)
-    train.stage(run, data.load(config), lambda step: bar.step())
+    done, total = train.progress(run)
+    bar.start("train", total, done)
+    train.stage(run, data.load(run.config), lambda step: bar.step())
 
 
 def _parallel(name: str, module, files: Callable[[RunDir, tuple], Path], function) -> Callable:
@@ -141,6 +138,7 @@ def do(run: RunDir, name: str, bar: Bar, workers: int, done: set[str]) -> None:
     if complete(run, name):
         bar.finish(name, 0.0, skipped=True)
         return
+    torch.set_num_threads(1)  # sums split by threads would make the bits depend on the machine
     start = time.monotonic()
     run.log("start", stage=name)
     STAGES[name].work(run, bar, workers)

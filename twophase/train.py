@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from twophase import models, seeds
 from twophase.config import Config
 from twophase.data import Dataset, augment, batch_indices
-from twophase.errors import UserError
+from twophase.errors import DivergedError
 from twophase.metrics import logits, reestimate, score
 from twophase.rundir import RunDir, write_atomic
 
@@ -103,7 +104,7 @@ def run_sgd(
         torch.manual_seed(seeds.number(config.seed, "dropout", step))
         loss = F.cross_entropy(model(x), data.y_train[rows])
         if not math.isfinite(loss.item()):
-            raise UserError(
+            raise DivergedError(
                 f"training diverged: the loss is {loss.item()} at step {step} with rate "
                 f"{config.rate(arm, step) * rate_factor:g}; lower training.rate"
             )
@@ -112,6 +113,8 @@ def run_sgd(
         optimizer.param_groups[0]["lr"] = config.rate(arm, step) * rate_factor
         optimizer.step()
         yield step + 1, optimizer
+    if not all(p.isfinite().all() for p in model.parameters()):
+        raise DivergedError(f"training diverged: weights overflowed by step {stop}")
 
 
 def scores(model: nn.Module, data: Dataset) -> dict[str, float]:
@@ -161,17 +164,37 @@ def _share(run: RunDir, first: str, arm: str, step: int) -> None:
 
 
 def _train(run: RunDir, data: Dataset, arm: str, tick: Callable[[int], None]) -> None:
-    config = run.config
+    config, t = run.config, run.config.training
     if not run.checkpoint(arm, 0).exists():
-        run.save_state(run.checkpoint(arm, 0), initial(config, data))
-    grid = config.checkpoints
-    last = max(step for step in grid if run.checkpoint(arm, step).exists())
-    state = run.load_state(run.checkpoint(arm, last))
-    for step in (s for s in grid if s > last):
+        run.save_state(run.checkpoint(arm, 0), initial(config, data), arm=arm, step=0)
+    last, file = latest(run, arm)
+    state = run.load_state(file)
+    between = set(range(t.save_every, t.steps, t.save_every)) - set(config.checkpoints)
+    for step in sorted(s for s in {*config.checkpoints, *between} if s > last):
         state = advance(config, data, arm, state, last, (step,), tick)[step]
-        run.save_state(run.checkpoint(arm, step), state)
+        file = run.halfway(arm, step) if step in between else run.checkpoint(arm, step)
+        run.save_state(file, state, arm=arm, step=step)
         run.log("checkpoint", arm=arm, step=step)
+        for old in set(file.parent.glob("halfway-*")) - {file}:
+            old.unlink()
         last = step
+
+
+def progress(run: RunDir) -> tuple[int, int]:
+    """(done, all) steps of the main run; the arms share those up to the first drop."""
+    config = run.config
+    split, stop = split_step(config), config.training.steps
+    reached = [latest(run, a)[0] if run.checkpoint(a, 0).exists() else 0 for a in config.arms]
+    done = reached[0] + sum(max(step - split, 0) for step in reached[1:])
+    return done, stop + (len(reached) - 1) * (stop - split)
+
+
+def latest(run: RunDir, arm: str) -> tuple[int, Path]:
+    """The last step of which a state is there; at least step 0 has to be."""
+    t = run.config.training
+    files = {s: run.halfway(arm, s) for s in range(t.save_every, t.steps, t.save_every)}
+    files |= {s: run.checkpoint(arm, s) for s in run.config.checkpoints}
+    return max((s, file) for s, file in files.items() if file.exists())
 
 
 def perturb(config: Config, state: State, names: list[str], t0: int, draw: int) -> State:

@@ -125,20 +125,23 @@ def walked(table: dict[tuple[int, int], float | None], chain: list[int]) -> floa
 
 
 def _judge(found: dict) -> dict:
-    """Slowed, flattened, confined: three of three "seen", two "seen in part", else "not seen"."""
+    """Slowed, flattened, confined: three of three "seen", two "seen in part", else "not seen".
+
+    One that could not be measured is None, and there is no verdict then.
+    """
     levels = [p["flat"] for p in found["plateaus"] if p["tau"] > 0]
+    ratio, confinement = found["turn_ratio"], found["confinement"]
     tests = {
-        "slowed": found["turn_ratio"] is not None and found["turn_ratio"] <= SLOWED,
-        "flattens": sum(levels) > len(levels) / 2,
-        "confined": found["confinement"] is not None and found["confinement"] <= CONFINED,
+        "slowed": None if ratio is None else ratio <= SLOWED,
+        "flattens": sum(levels) > len(levels) / 2 if levels else None,
+        "confined": None if confinement is None else confinement <= CONFINED,
     }
-    held = sum(tests.values())
-    tests["verdict"] = {3: "seen", 2: "seen in part"}.get(held, "not seen")
+    word = {3: "seen", 2: "seen in part"}.get(sum(v is True for v in tests.values()), "not seen")
     width = found["widest_deg"]
-    tests["width"] = None
-    if width is not None:
-        tests["width"] = "narrow" if width < NARROW else "wide" if width > WIDE else "moderate"
-    return tests
+    size = None if width is None else "moderate"
+    if size and not NARROW <= width <= WIDE:
+        size = "narrow" if width < NARROW else "wide"
+    return tests | {"verdict": "not measured" if None in tests.values() else word, "width": size}
 
 
 def _share(arms: dict[str, dict]) -> float | None:

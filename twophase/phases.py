@@ -123,7 +123,7 @@ def fall(measure: str, values: dict[int, list[float]], control: float | None) ->
 
 def _word(found: dict) -> str:
     if len(found["t0"]) < 3:
-        return "too few t0"
+        return "too few t₀"
     if not found["material"]:
         return "too small"
     if not found["separated"] or found["kept"] > PARTLY:
@@ -140,7 +140,7 @@ def verdict(falls: dict[str, dict]) -> str:
     core = [falls.get("dissimilarity"), falls.get("disagreement")]
     core.append(max(barriers, key=lambda f: f["early"], default=None))
     words = [f["verdict"] for f in core if f is not None]
-    if not words or all(word == "too few t0" for word in words):
+    if not words or all(word == "too few t₀" for word in words):
         return "not measured"
     if all(word == "falls" for word in words):
         return "seen"

@@ -66,9 +66,12 @@ def write(run: RunDir) -> None:
 
 
 def _environment(run: RunDir) -> dict:
-    """The record of the machine; without stage times, which differ between equal runs."""
+    """The record of the machine; without this stage's own time, so that it can be written again."""
     path = run.path / "environment.json"
-    return run.load_json(path) if path.exists() else {}
+    found = run.load_json(path) if path.exists() else {}
+    if "report" in found.get("stage_seconds", {}):
+        found["stage_seconds"].pop("report")
+    return found
 
 
 def _inline(run: RunDir, panel: Panel) -> tuple[str, Markup]:

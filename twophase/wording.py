@@ -120,23 +120,29 @@ def _cone(found: dict | None) -> Answer:
     arm = found["arms"][found["arm"]]
     start, stop = (step(t) for t in arm["window"])
     levels = [p for p in arm["plateaus"] if p["tau"] > 0]
-    near = (
-        f", near {degrees(levels[-1]['deg'])} from τ = {step(levels[-1]['tau'])}" if levels else ""
-    )
-    width = f", a {arm['width']} cone" if found["verdict"] != "not seen" and arm["width"] else ""
     reason = (
         f"Kernels over steps {start} to {stop} of the {ARM_LABEL[found['arm']]} arm; the widest "
-        f"angle between any two is {degrees(arm['widest_deg'])}{width}."
+        f"angle between any two is {degrees(arm['widest_deg'])}"
+        + (f", a {arm['width']} cone." if found["verdict"].startswith("seen") else ".")
     )
-    points = (
-        f"The turn over {arm['lag']} steps {'slows' if arm['slowed'] else 'does not slow enough'}: "
-        f"{degrees(arm['early']['deg'])} at first, {degrees(arm['floor']['deg'])} late",
-        f"The distance to reference steps {'flattens' if arm['flattens'] else 'does not flatten'}"
-        f"{near}",
-        f"Late pairs {'stay' if arm['confined'] else 'do not stay'} closer than free turns: "
-        f"{share(arm['confinement'])} of the distance of a walk",
-    )
-    return Answer(question, found["verdict"], reason, points)
+    slows = {True: "slows", False: "does not slow enough"}
+    flat = {True: "flattens", False: "does not flatten"}
+    close = {True: "stay", False: "do not stay"}
+    points = [
+        f"The turn over {arm['lag']} steps {slows.get(arm['slowed'], 'is not known')}: "
+        f"{degrees(arm['early']['deg'])} at first, {degrees(arm['floor']['deg'])} late"
+    ]
+    if levels:
+        near = f"{degrees(levels[-1]['deg'])} from τ = {step(levels[-1]['tau'])}"
+        points.append(f"The distance to reference steps {flat[arm['flattens']]}, near {near}")
+    if arm["confinement"] is not None:
+        points.append(
+            f"Late pairs {close[arm['confined']]} closer than free turns: "
+            f"{share(arm['confinement'])} of the distance of a walk"
+        )
+    if arm["verdict"] == "not measured":
+        points.append("Too few kernels for a verdict")
+    return Answer(question, found["verdict"], reason, tuple(points))
 
 
 def _twins(found: dict | None) -> Answer:
@@ -161,7 +167,7 @@ def _schedule(findings: dict) -> Answer:
         parts.append(f"turn of the kernel {share(cone['schedule_share'])}")
         shares["cone"] = cone["schedule_share"]
     if not parts:
-        return Answer(question, "not known", "It takes a fall in the stepped arm and both arms.")
+        return Answer(question, "not known", "It needs both arms, and a fall in the stepped one.")
     low, high = min(shares.values()), max(shares.values())
     word = share(high) if share(low) == share(high) else f"{100 * low:.0f}–{share(high)}"
     reason = f"Share of each fall that is missing at constant rate: {', '.join(parts)}."

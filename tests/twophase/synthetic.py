@@ -64,7 +64,8 @@ def _train(run: RunDir) -> None:
     for arm in run.config.arms:
         for step in run.config.checkpoints:
             rate = run.config.rate(arm, step)
-            loss = 0.5 * rate**0.2 + 2 * math.exp(-step / 60)
+            before = run.config.rate(arm, max(step - 1, 0))  # a drop acts from its step on
+            loss = 0.5 * before**0.2 + 2 * math.exp(-step / 60)
             row = {"arm": arm, "step": step, "epoch": step * 64 / 1347, "rate": rate}
             scores = {"train_loss": loss, "train_error": loss / 4}
             rows.append({**row, **scores, "test_loss": 0.8 * loss, "test_error": loss / 9})

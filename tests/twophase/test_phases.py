@@ -77,7 +77,7 @@ def test_slope_ratio_of_a_free_walk_is_not_flat():
         ({0: [0.2, 0.2], 10: [0.2, 0.2], 20: [0.4, 0.4]}, "not seen"),  # rises
         ({0: [9e-3, 9e-3], 10: [0.0, 0.0], 20: [0.0, 0.0]}, "too small"),
         ({0: [0.0, 0.0], 10: [0.0, 0.0], 20: [0.0, 0.0]}, "too small"),
-        ({0: [0.2, 0.2], 20: [0.0, 0.0]}, "too few t0"),
+        ({0: [0.2, 0.2], 20: [0.0, 0.0]}, "too few t₀"),
     ],
 )
 def test_word_for_a_fall(values, word):

@@ -1,0 +1,88 @@
+import json
+
+import pytest
+import torch
+
+from twophase import config
+from twophase.errors import UserError
+from twophase.rundir import RunDir, write_atomic
+
+
+@pytest.fixture
+def run(tmp_path, tiny):
+    return RunDir.create(tmp_path / "run", tiny)
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
+    path = tmp_path / "deep" / "a.txt"
+    write_atomic(path, b"old")
+    with pytest.raises(TypeError):
+        write_atomic(path, "not bytes")
+    assert path.read_bytes() == b"old"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_the_same_config_opens_the_same_run(run, tiny):
+    assert RunDir.create(run.path, tiny) == run
+    assert RunDir.open(run.path).config == tiny
+
+
+def test_another_config_is_refused_and_its_keys_are_named(run, values):
+    other = config.build(values, ["training.steps=21", "seed=4"])
+    with pytest.raises(UserError) as error:
+        RunDir.create(run.path, other)
+    assert "holds a run with another config" in str(error.value)
+    assert "seed is 0 there, 4 here" in str(error.value)
+    assert "training.steps is 20 there, 21 here" in str(error.value)
+
+
+def test_a_folder_without_config_is_no_run(tmp_path):
+    with pytest.raises(UserError, match=r"is no run directory: it has no config\.toml"):
+        RunDir.open(tmp_path)
+
+
+def test_state_keeps_every_bit_and_says_where_it_stands(run):
+    values = torch.tensor([1e-45, -0.0, 1 / 3, torch.inf])
+    state = {"model.w": values, "model.n": torch.tensor(7)}
+    path = run.checkpoint("schedule", 14)
+    run.save_state(path, state, arm="schedule", step=14)
+    loaded = run.load_state(path)
+    assert loaded.keys() == state.keys()
+    assert torch.equal(loaded["model.w"].view(torch.int32), values.view(torch.int32))
+    header = path.read_bytes()
+    length = int.from_bytes(header[:8], "little")
+    about = json.loads(json.loads(header[8 : 8 + length])["__metadata__"]["twophase"])
+    assert about == {
+        "arm": "schedule",
+        "rate": run.config.rate("schedule", 14),
+        "seed": 0,
+        "step": 14,
+    }
+
+
+def test_equal_states_are_equal_files(run):
+    state = {f"model.{i}": torch.ones(3) * i for i in range(9)}
+    paths = [run.path / name for name in ("a.safetensors", "b.safetensors")]
+    for path in paths:
+        run.save_state(path, state, arm="constant", step=3)
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+
+
+def test_damage_is_reported_with_the_file_and_the_way_out(run):
+    path = run.checkpoint("schedule", 0)
+    write_atomic(path, b"\x05\0\0\0")
+    with pytest.raises(UserError, match=r"step-000000\.safetensors is damaged .* run again"):
+        run.load_state(path)
+    write_atomic(run.twin(0, 0), b"{")
+    with pytest.raises(UserError, match=r"t0-000000-draw0\.json is damaged .* run again"):
+        run.load_json(run.twin(0, 0))
+
+
+def test_tables_keep_floats_and_empty_cells(run):
+    run.save_table("train", ("a", "b"), [{"a": 0.1 + 0.2, "b": None}, {"a": 1e-300, "b": "x,y"}])
+    assert run.table("train").read_text().startswith("a,b\n")
+    first, second = run.load_table("train")
+    assert float(first["a"]) == 0.1 + 0.2
+    assert first["b"] == ""
+    assert float(second["a"]) == 1e-300
+    assert second["b"] == "x,y"

@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import subprocess
+import textwrap
 from pathlib import Path
 
 import pybind11
@@ -39,7 +40,8 @@ class BuildOrSay(build_ext):
             except Exception as error:  # distutils raises many types; the reason is kept and shown
                 if os.environ.get("ENTK_BUILD_EXT") == "1":
                     raise
-                reason = f"the build failed: {error}; install a C++17 compiler and reinstall entk"
+                cause = textwrap.shorten(str(error), 160)
+                reason = f"the build failed: {cause}; install a C++17 compiler and reinstall entk"
                 info = dict.fromkeys(info, reason)
                 self.extensions = []
         (root / "entk").mkdir(parents=True, exist_ok=True)

@@ -171,6 +171,12 @@ def mixed_cut(self, x: Tensor) -> Tensor:
     return self.c(torch.tanh(h)) + self.b(x).detach() * self.d(x)
 
 
+def tied_linears() -> nn.Module:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4))
+    model[2].weight = model[0].weight
+    return model
+
+
 CASES = [
     Case("linear", of(nn.Linear, 4, 3), (4,)),
     Case("linear_no_bias", of(nn.Linear, 4, 3, bias=False), (4,)),
@@ -181,7 +187,10 @@ CASES = [
     Case("linear_three_axes", seq(of(nn.Linear, 3, 2), nn.Flatten), (2, 1, 2, 3)),
     Case("mlp", seq(of(nn.Linear, 6, 8), nn.ReLU, of(nn.Linear, 8, 8), nn.GELU, of(nn.Linear, 8, 4)), (6,)),
     Case("conv1d", settled(seq(of(nn.Conv1d, 3, 4, 3, 2, 1, 2), nn.Tanh, nn.Flatten, of(nn.LazyLinear, 2)), (3, 9)), (3, 9)),
+    Case("conv1d_same_even", settled(seq(of(nn.Conv1d, 2, 4, 4, padding="same", groups=2, bias=False), nn.Tanh, nn.Flatten, of(nn.LazyLinear, 2)), (2, 5)), (2, 5)),
+    Case("conv1d_circular", settled(seq(of(nn.Conv1d, 2, 3, 3, 2, 2, padding_mode="circular"), nn.Tanh, nn.Flatten, of(nn.LazyLinear, 2)), (2, 6)), (2, 6)),
     Case("conv3d", settled(seq(of(nn.Conv3d, 2, 3, (1, 2, 3), (1, 2, 1), (0, 1, 1)), nn.Tanh, nn.Flatten, of(nn.LazyLinear, 2)), (2, 3, 4, 4)), (2, 3, 4, 4)),
+    Case("conv3d_groups", settled(seq(of(nn.Conv3d, 2, 4, 2, 1, 1, groups=2, padding_mode="replicate", bias=False), nn.Tanh, nn.Flatten, of(nn.LazyLinear, 2)), (2, 2, 3, 2)), (2, 2, 3, 2)),
     conv("conv2d", 4, 3, 3),
     conv("conv2d_no_bias", 4, 3, 3, bias=False),
     conv("conv2d_stride", 4, 3, (3, 2), (2, 3), (1, 0)),
@@ -198,6 +207,7 @@ CASES = [
     Case("batchnorm1d", seq(of(nn.Linear, 4, 5), of(nn.BatchNorm1d, 5), nn.Tanh, of(nn.Linear, 5, 2)), (4,)),
     Case("batchnorm2d", seq(of(nn.Conv2d, 2, 3, 3), of(nn.BatchNorm2d, 3), nn.ReLU, nn.Flatten), (2, 4, 4)),
     Case("batchnorm_plain", seq(of(nn.Conv2d, 2, 3, 3), of(nn.BatchNorm2d, 3, affine=False), nn.Flatten), (2, 4, 4)),
+    Case("batchnorm1d_sequence", seq(of(nn.Conv1d, 2, 3, 2), of(nn.BatchNorm1d, 3), nn.Tanh, nn.Flatten), (2, 4)),
     Case("layernorm", seq(of(nn.Linear, 4, 5), of(nn.LayerNorm, 5), nn.Tanh, nn.Flatten), (3, 4)),
     Case("layernorm_two_axes", seq(of(nn.LayerNorm, (3, 4)), nn.Flatten, of(nn.Linear, 24, 2)), (2, 3, 4)),
     Case("layernorm_no_bias", seq(of(nn.LayerNorm, 4, bias=False), of(nn.Linear, 4, 2)), (4,)),
@@ -206,7 +216,10 @@ CASES = [
     Case("groupnorm", seq(of(nn.Conv2d, 2, 4, 3), of(nn.GroupNorm, 2, 4), nn.ReLU, nn.Flatten), (2, 4, 4)),
     Case("embedding", seq(of(nn.Embedding, 5, 3), nn.Flatten, of(nn.Linear, 12, 2)), (4,), tokens=5),
     Case("embedding_padding", seq(of(nn.Embedding, 5, 3, padding_idx=1), nn.Flatten, of(nn.Linear, 12, 2)), (4,), tokens=5),
+    Case("embedding_repeated", seq(of(nn.Embedding, 2, 3), nn.Tanh, nn.Flatten, of(nn.Linear, 15, 2)), (5,), tokens=2),
+    Case("embedding_functional_tie", fn(lambda s, x: F.linear(s.f(s.e(x)).tanh().mean(1), s.e.weight), e=of(nn.Embedding, 5, 3), f=of(nn.Linear, 3, 3)), (4,), tokens=5),
     Case("instancenorm", seq(of(nn.Conv2d, 2, 3, 3), of(nn.InstanceNorm2d, 3, affine=True), nn.Flatten), (2, 5, 5)),
+    Case("adaptive_weight", fn(lambda s, x: torch.einsum("noi,ni->no", s.f(x).view(-1, 2, 4), x), f=of(nn.Linear, 4, 8)), (4,)),
     Case("prelu", seq(of(nn.Linear, 4, 5), of(nn.PReLU, 5), of(nn.Linear, 5, 2)), (4,)),
     Case("conv_transpose", seq(of(nn.ConvTranspose2d, 2, 3, 3, 2), nn.Tanh, nn.Flatten, of(nn.Linear, 147, 2)), (2, 3, 3)),
     Case("bilinear", fn(lambda s, x: s.f(x[:, :3], x[:, 3:]), f=of(nn.Bilinear, 3, 2, 4)), (5,)),
@@ -218,6 +231,8 @@ CASES = [
     Case("weight_norm", seq(of(lambda: nn.utils.parametrizations.weight_norm(nn.Linear(4, 5))), nn.Tanh, of(nn.Linear, 5, 2)), (4,)),
     Case("inplace_relu", seq(of(nn.Conv2d, 2, 3, 3), of(nn.ReLU, inplace=True), nn.Flatten, of(nn.Linear, 12, 2)), (2, 4, 4)),
     Case("module_twice", fn(lambda s, x: s.f(torch.tanh(s.f(x))), f=of(nn.Linear, 4, 4)), (4,)),
+    Case("one_weight_two_linears", tied_linears, (4,)),
+    Case("inplace_residual", fn(lambda s, x: s.b(torch.relu(s.a(x).add_(x))), a=of(nn.Linear, 4, 4), b=of(nn.Linear, 4, 2)), (4,)),
     Case("conv_twice", fn(lambda s, x: s.f(torch.tanh(s.f(x))).flatten(1), f=of(nn.Conv2d, 2, 2, 3, padding=1)), (2, 4, 4)),
     Case("two_lengths", fn(lambda s, x: s.f(x).sum(1) + s.f(torch.tanh(x[:, 0])), f=of(nn.Linear, 4, 3)), (5, 4)),
     Case("borrowed_weight", fn(lambda s, x: F.linear(torch.tanh(s.a(x)), s.a.weight.detach()) + F.linear(torch.tanh(s.b(x)), s.a.weight), a=of(nn.Linear, 4, 4), b=of(nn.Linear, 4, 4)), (4,)),
@@ -234,6 +249,8 @@ CASES = [
     Case("rule_and_raw", fn(lambda s, x: s.f(x) + (x @ s.f.weight.T), f=of(nn.Linear, 4, 3)), (4,)),
     Case("position", fn(lambda s, x: s.f((x + s.p).flatten(1)), f=of(nn.Linear, 12, 2), p=raw(3, 4)), (3, 4)),
     Case("flat_output", fn(lambda s, x: s.f(x)[:, 0], f=of(nn.Linear, 4, 2)), (4,)),
+    Case("one_against_many", seq(of(nn.Conv2d, 2, 3, 2), nn.Tanh, nn.Flatten, of(nn.Linear, 12, 1)), (2, 3, 3), n=1, m=4),
+    Case("samples_on_the_last_axis", fn(lambda s, x: s.f(x.permute(1, 2, 0).mT).tanh().sum(0), f=of(nn.Linear, 4, 2)), (3, 4)),
     Case("output_tensor", fn(lambda s, x: s.f(x).view(-1, 2, 3), f=of(nn.Linear, 4, 6)), (4,)),
     Case("tokens_flattened", fn(lambda s, x: s.g(torch.tanh(s.f(x.reshape(-1, 4)))).view(len(x), -1), f=of(nn.Linear, 4, 3), g=of(nn.Linear, 3, 2)), (3, 4)),
     Case("frames_flattened", fn(lambda s, x: s.f(x.flatten(0, 1)).relu().view(len(x), 3, -1).mean(2), f=of(nn.Conv2d, 2, 2, 3)), (3, 2, 4, 4)),

@@ -54,7 +54,7 @@ def test_float64(name, outputs, strategy):
 @pytest.mark.parametrize("outputs", OUTPUTS)
 @pytest.mark.parametrize("name", BY_NAME)
 def test_float32(name, outputs, strategy):
-    """At most twice the error of the plain loop in float32 on the same float32 numbers."""
+    """At most twice the error of the plain loop on the same numbers, and exactly symmetric."""
     model, x, _ = BY_NAME[name].make()
     model, x = model.float(), x.to(_like(x, torch.float32))
     exact = oracle.mode(_truth_of_float32(name), outputs)
@@ -63,6 +63,7 @@ def test_float32(name, outputs, strategy):
     found = entk.ntk(model, x, outputs=outputs, plan=plan)
     assert found.dtype == torch.float32
     assert tolerance.error(found, exact) <= tolerance.limit(plain, exact)
+    assert torch.equal(found, found.permute(2, 3, 0, 1) if outputs == "all" else found.mT)
 
 
 @cache
@@ -96,5 +97,62 @@ def test_by_layer(name, outputs):
     assert tolerance.error(sum(found.values()), whole) <= tolerance.FLOAT64
 
 
+@pytest.mark.parametrize("wanted", [["a.weight"], ["b.bias", "a.bias"], ["a.weight", "b.weight"]])
+def test_named_parameters_frozen_ones_too(wanted):
+    model, x, z = BY_NAME["frozen"].make()
+    for other in (None, z):
+        expected = oracle.ntk(model, x, other, params=wanted)
+        assert tolerance.error(entk.ntk(model, x, other, params=wanted), expected) <= 1e-10
+    assert not model.a.weight.requires_grad
+
+
+class Breaking(torch.nn.Module):
+    """Refuses the sample that begins with 100; has everything that must be left alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.f, self.norm = torch.nn.Linear(4, 3), torch.nn.BatchNorm1d(3)
+        self.frozen = torch.nn.Linear(3, 2).requires_grad_(False)
+
+    def forward(self, x):
+        if (x[:, 0] == 100).any():
+            raise ArithmeticError("no such sample")
+        return self.frozen(self.norm(self.f(x)))
+
+
+def everything(model: torch.nn.Module) -> list:
+    """Bits, flags, gradients and hooks."""
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    found: list = [(n, id(t), t._version, t.requires_grad, t.tolist()) for n, t in tensors]
+    found += [None if p.grad is None else p.grad.tolist() for p in model.parameters()]
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")
+    for name, module in model.named_modules():
+        found.append((name, module.training, *(list(getattr(module, h)) for h in hooks)))
+        found.append(sorted(module.__dict__))
+    return found
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_everything_is_left_alone(broken):
+    """After success, and after an error in the middle of the third block."""
+    model, x = Breaking().eval(), torch.randn(6, 4)
+    model.f.register_forward_hook(lambda module, arguments, output: None)
+    model(x).sum().backward()
+    if broken:
+        x[4, 0] = 100
+    before, random, grad = everything(model), torch.get_rng_state(), torch.is_grad_enabled()
+    samples = x.clone()
+    plan = entk.plan_ntk(model, x, block=2)
+    if broken:
+        with pytest.raises(ArithmeticError, match="no such sample"):
+            entk.ntk(model, x, plan=plan)
+    else:
+        entk.ntk(model, x, plan=plan)
+    assert everything(model) == before
+    assert torch.equal(x, samples)
+    assert torch.equal(torch.get_rng_state(), random)
+    assert torch.is_grad_enabled() == grad
+
+
 def test_number_of_cases():
-    assert len(BY_NAME) == len(CASES) >= 25
+    assert len(BY_NAME) == len(CASES) >= 80

@@ -16,6 +16,7 @@ from entk.plan import LayerCost, feature_elements, format_bytes
 from entk.survey import Survey
 
 TILE_ROWS = 320  # N*O of a tile: products still run near their peak, features fit the caches
+OVERHEAD = 4  # samples that one more pass through the model costs beside its own
 RESERVE = 0.25  # share of the budget left to allocators and library scratch
 
 
@@ -68,20 +69,23 @@ def footprint(
 def choose_tiles(
     cost: Footprint, samples: tuple[int, int], o: int, memory: int, block: int | None, square: bool
 ) -> tuple[int, int, int, int]:
-    """(block, chunk, keep, peak): the largest tiles that fit, every block kept if that fits too."""
+    """(block, chunk, keep, peak): of the tiles that fit, those that capture the fewest samples."""
     allowed = int(memory * (1 - RESERVE))
-    most = max(samples)
-    for side, chunk in _candidates(most, o, block):
-        count = math.ceil(most / side)
-        if block is None:
-            side = math.ceil(most / count)  # equal blocks rather than a small last one
-        blocks = count if square else sum(math.ceil(n / side) for n in samples)
-        least = min(2, blocks)
-        if cost.peak(side, chunk, least) <= allowed:
-            spare = allowed - cost.peak(side, chunk, least)
-            more = spare // (side * cost.feature) if cost.feature else blocks
-            keep = min(blocks, least + more)
-            return side, chunk, keep, cost.peak(side, chunk, keep)
+    found = []
+    for side, chunk in _candidates(max(samples), o, block):
+        counts = tuple(math.ceil(n / side) for n in samples)
+        total = counts[0] if square else sum(counts)
+        least = min(2, total)
+        spare = allowed - cost.peak(side, chunk, least)
+        if spare >= 0:
+            more = spare // (side * cost.feature) if cost.feature else total
+            keep = min(total, least + more)
+            rounds = math.ceil(o / chunk)
+            work = _captures(counts, keep, square) * (side + OVERHEAD) * (1 + rounds / o)
+            found.append((work, side, chunk, keep))
+    if found:
+        _, side, chunk, keep = min(found, key=lambda f: f[0])
+        return side, chunk, keep, cost.peak(side, chunk, keep)
     side = block or 1
     need = int(cost.peak(side, 1, min(2, sum(samples))) / (1 - RESERVE)) + 1
     raise InputError(
@@ -91,14 +95,22 @@ def choose_tiles(
     )
 
 
+def _captures(counts: tuple[int, int], keep: int, square: bool) -> int:
+    """Blocks that go through the model when `keep` of them are in memory at once."""
+    rows, columns = counts
+    if keep >= (rows if square else rows + 1):
+        return rows if square else rows + columns
+    panels = range(0, rows, max(keep - 1, 1))
+    return rows + (sum(panels) if square else len(panels) * columns)
+
+
 def _candidates(most: int, o: int, block: int | None) -> Iterator[tuple[int, int]]:
-    """(block, chunk), best first: large blocks before many outputs at once, ten as a rule."""
+    """(block, chunk), large ones first; equal blocks rather than a small last one."""
     sides = [block] if block else _halvings(min(most, max(16, min(128, TILE_ROWS // o))))
-    for low, high in ((min(o, 10), o), (1, min(o, 10) - 1)):
-        for side in sides:
-            for chunk in _halvings(o):
-                if low <= chunk <= high:
-                    yield side, chunk
+    for side in sides:
+        even = block or math.ceil(most / math.ceil(most / side))
+        for chunk in _halvings(o):
+            yield even, chunk
 
 
 def _halvings(value: int) -> list[int]:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from entk.factors import Factors
 
-SCRATCH = 1 << 22  # elements of the largest intermediate: 16 MiB in float32
+SCRATCH = 1 << 21  # elements of the largest intermediate: 8 MiB in float32
 
 
 def pairs_gram(x: Factors, z: Factors, out: Tensor, outputs: str, *, lower: bool = False) -> None:

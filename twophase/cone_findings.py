@@ -48,23 +48,24 @@ def _arm(tables: Tables, arm: str, last: int, milestones: tuple[int, ...]) -> di
     lag = min(r["lag"] for r in rows)
     turns = {r["step"]: r for r in rows if r["lag"] == lag}
     late = [r for t, r in turns.items() if start <= t and t + lag <= stop]
-    dropped = [r["angle_deg"] for t, r in turns.items() if milestones and t >= stop]
+    dropped = [angle(r["distance"]) for t, r in turns.items() if milestones and t >= stop]
     if not late:
         return None
     first = turns[min(turns)]
     floor = median(r["distance"] for r in late)
+    early = angle(first["distance"])
     found = {
         "lag": lag,
         "turns": {t: r["distance"] for t, r in sorted(turns.items())},
         "window": [start, stop],
-        "early": {"step": first["step"], "distance": first["distance"], "deg": first["angle_deg"]},
-        "floor": {"distance": floor, "deg": median(r["angle_deg"] for r in late)},
+        "early": {"step": first["step"], "distance": first["distance"], "deg": early},
+        "floor": {"distance": floor, "deg": median(angle(r["distance"]) for r in late)},
         "after_drop_deg": median(dropped) if dropped else None,
         "half": _half(turns, floor, stop),
         "plateaus": plateaus(tables["cone_reference"], arm, stop),
         **_spread(tables["cone_matrix"], arm, (start, stop), lag),
     }
-    found["turn_ratio"] = found["floor"]["deg"] / first["angle_deg"] if first["angle_deg"] else None
+    found["turn_ratio"] = found["floor"]["deg"] / early if early else None
     return found | _judge(found)
 
 
@@ -88,7 +89,7 @@ def plateaus(rows: Rows, arm: str, stop: int) -> list[dict]:
         rise = slope_ratio(grid, [later[t]["distance"] for t in grid], tau, stop)
         if rise is None or len(grid) < 4:
             continue
-        end = [later[t]["angle_deg"] for t in grid if t > tau + 2 * (stop - tau) / 3]
+        end = [angle(later[t]["distance"]) for t in grid if t > tau + 2 * (stop - tau) / 3]
         found.append({"tau": tau, "deg": median(end), "rise": rise, "flat": rise <= FLAT})
     return found
 
@@ -101,7 +102,7 @@ def _spread(rows: Rows, arm: str, window: tuple[float, float], lag: int) -> dict
     half the window apart.
     """
     table = {(r["step_i"], r["step_j"]): r["distance"] for r in rows if r["arm"] == arm}
-    inside = sorted({i for i, _ in table if window[0] <= i <= window[1]})
+    inside = sorted({i for pair in table for i in pair if window[0] <= i <= window[1]})
     pairs = [table[i, j] for i in inside for j in inside if table.get((i, j)) is not None]
     chain = [t for t in inside if (t - inside[0]) % lag == 0]
     ratios = []

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from twophase.config import Config
 from twophase.tables import Rows, Tables
+from twophase.wording import number, percent, share, step
 
 SYMMETRIC = 1e-12  # float64 sums over two orders of the same kernel
 
@@ -29,7 +30,7 @@ def controls(tables: Tables, findings: dict, config: Config) -> list[Control]:
         _matrix(tables["cone_matrix"]),
         _baselines(findings["linear"]),
         _draws(config),
-        Control("More than one training seed", "not run", f"one seed, {config.seed}"),
+        Control("More than one training seed", "not run", f"one seed: {config.seed}"),
     ]
 
 
@@ -43,7 +44,7 @@ def _twins(chaos: dict | None) -> Control:
         return Control(name, "not run", "no twin with ε = 0 in chaos.csv")
     found = chaos["controls"]
     worst = max(found["largest"].values())
-    detail = f"{found['count']} comparisons, largest difference of any measure {worst:.3g}"
+    detail = f"{found['count']} comparisons, largest difference of any measure {number(worst)}"
     return Control(name, _verdict(found["exact"]), detail)
 
 
@@ -53,12 +54,12 @@ def _perturbed(chaos: dict | None) -> Control:
     if not moved:
         return Control(name, "not run", "no perturbed twin in chaos.csv")
     low, middle, high = moved["realised_l2"]
-    share = moved["changed_fraction"]
+    changed = moved["changed_fraction"]
     detail = (
-        f"asked for ε = {moved['eps']:.3g}; realised |Δθ|₂ {middle:.3g} ({low:.3g} to {high:.3g}); "
-        f"{100 * share[1]:.3g} % of parameters moved at all"
+        f"asked for ε = {number(moved['eps'])}; realised |Δθ|₂ {number(middle)} ({number(low)} to "
+        f"{number(high)}); {percent(changed[1])} of the parameters moved at all"
     )
-    return Control(name, _verdict(low > 0 and share[0] > 0), detail)
+    return Control(name, _verdict(low > 0 and changed[0] > 0), detail)
 
 
 def _constant(config: Config) -> Control:
@@ -79,7 +80,7 @@ def _trunk(rows: Rows, config: Config) -> Control:
     if len(config.arms) < 2 or not scores:
         return Control(name, "not run", "needs two arms")
     equal = all(len(values) == 1 for values in scores.values())
-    detail = f"training and test loss at {len(scores)} checkpoints up to step {drop}"
+    detail = f"training and test loss at {len(scores)} checkpoints up to step {step(drop)}"
     return Control(name, _verdict(equal), detail)
 
 
@@ -89,12 +90,12 @@ def _horizon(chaos: dict | None) -> Control:
     if not found:
         return Control(name, "not run", "the grids of t₀ and t₁ have no three equal differences")
     words = [
-        f"{letter} {f['verdict']}" + ("" if f["kept"] is None else f", {f['kept']:.0%} left")
+        f"{letter} {f['verdict']}" + ("" if f["kept"] is None else f", {share(f['kept'])} left")
         for letter, measure in (("C", "dissimilarity"), ("D", "disagreement"))
         if (f := found["measures"].get(measure))
     ]
     steps = ", ".join(str(t) for t in found["t1"])
-    detail = f"t₁ − t₀ ≈ {found['horizon']} at t₀ = {steps}: {'; '.join(words)}"
+    detail = f"t₁ − t₀ ≈ {step(found['horizon'])} at t₀ = {steps}: {'; '.join(words)}"
     return Control(name, "run", detail)
 
 
@@ -103,8 +104,8 @@ def _walk(cone: dict | None) -> Control:
     arm = cone and cone["arms"][cone["arm"]]
     if not arm or arm["confinement"] is None:
         return Control(name, "not run", "too few kernels at equal lags in the late window")
-    share = 100 * arm["confinement"]
-    return Control(name, "run", f"late pairs reach {share:.0f} % of the walk's distance")
+    detail = f"late pairs reach {share(arm['confinement'])} of the walk’s distance"
+    return Control(name, "run", detail)
 
 
 def _matrix(rows: Rows) -> Control:
@@ -115,7 +116,7 @@ def _matrix(rows: Rows) -> Control:
         return Control(name, "not run", "cone_matrix.csv is not there or has gaps")
     skew = max(abs(a - b) for a, b in pairs)
     own = max((abs(s) for (_, i, j), s in table.items() if i == j), default=0.0)
-    detail = f"largest skew {skew:.2g}, largest distance of a kernel to itself {own:.2g}"
+    detail = f"largest skew {number(skew)}, largest distance of a kernel to itself {number(own)}"
     return Control(name, _verdict(skew <= SYMMETRIC and own <= SYMMETRIC), detail)
 
 
@@ -123,7 +124,7 @@ def _baselines(linear: dict | None) -> Control:
     name = "Lazy and non-linear baselines"
     if not linear or linear["lazy"] is None or linear["nonlinear"] is None:
         return Control(name, "not run", "linear.csv lacks one of them")
-    detail = f"test error {linear['lazy']:.3g} lazy, {linear['nonlinear']:.3g} non-linear"
+    detail = f"test error {percent(linear['lazy'])} lazy, {percent(linear['nonlinear'])} non-linear"
     return Control(name, "run", detail)
 
 

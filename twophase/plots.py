@@ -36,7 +36,8 @@ CORE = {
 def overview(tables: Tables, findings: dict, milestones: tuple[int, ...]) -> list[Panel]:
     """All measures on one time axis, each over its first level; and where each one turns."""
     found = findings["chaos"]
-    return [_together(findings), _turns(found)] if found else []
+    measured = found and any(part["measures"] for part in found["arms"].values())
+    return [_together(findings), _turns(found)] if measured else []
 
 
 def _together(findings: dict) -> Panel:
@@ -82,7 +83,9 @@ def _turns(found: dict) -> Panel:
                 continue
             y, colour = i + offset, ARM_COLOUR[arm]
             if fall["half"] is None or not fall["verdict"].startswith("falls"):
-                axes.text(0, y, f" {fall['verdict']}", color=colour, va="center", fontsize=7.5)
+                axes.text(
+                    grid[0], y, f" {fall['verdict']}", color=colour, va="center", fontsize=7.5
+                )
                 continue
             interval = fall["interval"]
             if interval and interval["low"] is not None:
@@ -100,11 +103,12 @@ def _turns(found: dict) -> Panel:
 def linear(tables: Tables, findings: dict, milestones: tuple[int, ...]) -> list[Panel]:
     """Scores at the end against the switch step, beside the lazy and the non-linear run."""
     rows = tables["linear"]
+    switched = any(r["kind"] != "nonlinear" for r in rows)
     names = {
         "test_error": "Test error at the end",
         "train_loss": "Training loss at the end",
     }
-    return [_switch(rows, column, title) for column, title in names.items()] if rows else []
+    return [_switch(rows, column, title) for column, title in names.items()] if switched else []
 
 
 def _switch(rows: Rows, column: str, title: str) -> Panel:

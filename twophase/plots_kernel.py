@@ -38,7 +38,7 @@ def matrix(tables: Tables, findings: dict, milestones: tuple[int, ...]) -> list[
 
 def _matrix(rows: Rows, arm: str, top: float, milestones: tuple[int, ...]) -> Panel:
     figure, axes = blank(f"S of all pairs · {ARM_LABEL[arm]}", "step", (4.5, 3.9))
-    steps = sorted({r["step_i"] for r in rows})
+    steps = sorted({r[k] for r in rows for k in ("step_i", "step_j")})
     cells = np.full((len(steps), len(steps)), np.nan)
     for r in rows:
         cells[steps.index(r["step_i"]), steps.index(r["step_j"])] = r["distance"]
@@ -64,7 +64,9 @@ def cone(tables: Tables, findings: dict, milestones: tuple[int, ...]) -> list[Pa
     panels = []
     for arm in arms_of(tables["cone_reference"]):
         drops = milestones if arm == "schedule" else ()
-        panels += [_reference(tables, arm, drops), _lagged(tables["cone_lagged"], arm, drops)]
+        panels.append(_reference(tables, arm, drops))
+        if any(r["arm"] == arm for r in tables["cone_lagged"]):
+            panels.append(_lagged(tables["cone_lagged"], arm, drops))
     return panels
 
 
@@ -90,7 +92,9 @@ def _lagged(rows: Rows, arm: str, drops: tuple[int, ...]) -> Panel:
 
 def free_walk(matrix: Rows, lagged: Rows, arm: str, tau: int) -> tuple[list[int], list[float]]:
     """The distance from tau that independent turns of the measured size would have reached."""
-    lag = min(r["lag"] for r in lagged if r["arm"] == arm)
+    lag = min((r["lag"] for r in lagged if r["arm"] == arm), default=None)
+    if lag is None:
+        return [], []
     table = {(r["step_i"], r["step_j"]): r["distance"] for r in matrix if r["arm"] == arm}
     chain, steps, levels = [tau], [tau], [0.0]
     while (chain[-1], chain[-1] + lag) in table:

@@ -85,6 +85,7 @@ def _chaos(found: dict | None) -> Answer:
     reason = (
         f"Twins perturbed at t₀ = {step(grid[0])} to {step(grid[-1])}, compared at "
         f"t₁ = {step(found['t1'])} in the {ARM_LABEL[found['arm']]} arm. {_agreement(found)}"
+        f"{_elsewhere(found)}"
     )
     points = [_fallen(m, falls[m]) for m in SPOKEN if m in falls]
     return Answer(question, found["verdict"], reason.strip(), tuple(points))
@@ -100,6 +101,12 @@ def _fallen(measure: str, fall: dict) -> str:
         return f"{label}: {levels}, {fall['verdict']}"
     half = "" if fall["half"] is None else f", half by t₀\u00a0≈\u00a0{interval(fall)}"
     return f"{label}: {levels} ({share(fall['kept'])} left){half}"
+
+
+def _elsewhere(found: dict) -> str:
+    """The same verdict in the arms that it does not rest on."""
+    others = {arm: part["verdict"] for arm, part in found["arms"].items() if arm != found["arm"]}
+    return "".join(f" In the {ARM_LABEL[arm]} arm: {word}." for arm, word in others.items())
 
 
 def _agreement(found: dict) -> str:
@@ -124,6 +131,7 @@ def _cone(found: dict | None) -> Answer:
         f"Kernels over steps {start} to {stop} of the {ARM_LABEL[found['arm']]} arm; the widest "
         f"angle between any two is {degrees(arm['widest_deg'])}"
         + (f", a {arm['width']} cone." if found["verdict"].startswith("seen") else ".")
+        + _elsewhere(found)
     )
     slows = {True: "slows", False: "does not slow enough"}
     flat = {True: "flattens", False: "does not flatten"}

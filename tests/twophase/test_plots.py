@@ -1,6 +1,9 @@
+import json
+import random
 import re
 
 import pytest
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 
 from tests.twophase import synthetic
 from twophase import phases, plots, plotstyle, tables
@@ -99,3 +102,39 @@ def test_figures_without_their_tables_are_left_out():
     empty = {name: [] for name in tables.STAGE}
     summary = phases.summary(empty, 1600, MILESTONES)
     assert all(plots.draw(name, empty, summary, MILESTONES) == [] for name in plots.FIGURES)
+
+
+@pytest.mark.parametrize("share", [0.5, 0.1, 0.02])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_tables_with_gaps_are_drawn_as_far_as_they_go(loaded, share, seed):
+    generator = random.Random(seed)
+    gaps = {
+        name: [
+            {k: None if blank_cell(k, generator) else v for k, v in row.items()}
+            for row in rows
+            if generator.random() < share
+        ]
+        for name, rows in loaded[0].items()
+    }
+    summary = phases.summary(gaps, 1600, MILESTONES)
+    json.dumps(summary, allow_nan=False)
+    for name in plots.FIGURES:
+        for panel in plots.draw(name, gaps, summary, MILESTONES):
+            FigureCanvasSVG(panel.figure)
+            panel.figure.draw_without_rendering()
+
+
+def blank_cell(column, generator):
+    """A value that was not finite: steps and names are never lost."""
+    free = ("loss", "error", "distance", "deg", "norm", "trace", "dissim", "disagree", "barrier")
+    return any(part in column for part in (*free, "l2")) and generator.random() < 0.1
+
+
+@pytest.mark.parametrize("kind", ["control", "perturbed"])
+def test_twins_of_one_kind_alone(loaded, kind):
+    only = {name: [] for name in tables.STAGE}
+    only["chaos"] = [r for r in loaded[0]["chaos"] if r["kind"] == kind and r["t0"] < 50]
+    summary = phases.summary(only, 1600, MILESTONES)
+    drawn = plots.draw("overview", only, summary, MILESTONES)
+    assert len(drawn) == (0 if kind == "control" else 2)
+    assert summary["chaos"]["controls"]["exact"] is (True if kind == "control" else None)

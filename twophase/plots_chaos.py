@@ -7,7 +7,7 @@ from statistics import mean, median
 
 import numpy as np
 
-from twophase.phases import FALLEN, MEASURES, arms_of, series
+from twophase.phases import FALLEN, MATERIAL, MEASURES, arms_of, series
 from twophase.plotstyle import (
     ARM_COLOUR,
     ARM_LABEL,
@@ -61,7 +61,8 @@ def _fall(
         )
     steps_axis(axes, sorted(grid))
     mark_drops(axes, milestones, max(grid))
-    axes.set_ylim(bottom=min(0, axes.get_ylim()[0]) if control == 0 else None)
+    top = max(1.05 * axes.dataLim.y1, MATERIAL[measure])  # zeros are not to fill the panel
+    axes.set_ylim(-0.03 * top, top)
     if legend:
         half = {"mfc": "none", "mec": COLOUR["ink"], "ms": 7, "mew": 1.2}
         axes.plot([], [], "D", **half, label="half of its first level")

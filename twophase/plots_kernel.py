@@ -24,6 +24,7 @@ from twophase.plotstyle import (
 from twophase.tables import Row, Rows, Tables
 
 TICKS = 8
+APART = 0.06  # of the axis: closer labels would run into each other
 LOG_FROM = 20  # sizes further apart than this factor are drawn on a log axis
 
 
@@ -49,7 +50,7 @@ def _matrix(rows: Rows, arm: str, top: float, milestones: tuple[int, ...]) -> Pa
     axes.set_ylabel("step")
     axes.grid(visible=False)
     for step in milestones if arm == "schedule" else ():
-        place = sum(s < step for s in steps) - 0.5
+        place = float(np.interp(step, steps, range(len(steps))))
         axes.axvline(place, color="white", lw=0.9, ls=(0, (3, 2)))
         axes.axhline(place, color="white", lw=0.9, ls=(0, (3, 2)))
     bar = figure.colorbar(image, ax=axes, shrink=0.9, pad=0.02)
@@ -134,8 +135,12 @@ def _finish(figure: Figure, axes: Axes, rows: Rows, drops: tuple[int, ...], titl
     right.spines["right"].set_visible(True)
     right.set_ylim(axes.get_ylim())
     top = axes.get_ylim()[1]
-    known = [d for d in range(10, 91, 10) if 1 - math.cos(math.radians(d)) <= top]
-    right.set_yticks([1 - math.cos(math.radians(d)) for d in known], [f"{d}°" for d in known])
+    marks = {0: 0.0}
+    for degrees in range(10, 91, 10):
+        distance = 1 - math.cos(math.radians(degrees))
+        if max(marks.values()) + APART * top <= distance <= top:
+            marks[degrees] = distance
+    right.set_yticks(list(marks.values()), [f"{d}°" for d in marks])
     right.grid(visible=False)
     handles = axes.get_legend_handles_labels()
     figure.legend(*handles, title=title, loc="outside right upper")

@@ -61,7 +61,7 @@ def interval(fall: dict) -> str:
     found = fall["interval"]
     if not found or found["low"] is None:
         return step(fall["half"])
-    high = step(found["high"]) if found["high"] is not None else f"beyond {step(fall['t0'][-1])}"
+    high = step(found["high"]) if found["high"] is not None else f">{step(fall['t0'][-1])}"
     return f"{step(fall['half'])} [{step(found['low'])}, {high}]"
 
 

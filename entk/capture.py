@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
@@ -26,6 +27,7 @@ STOCHASTIC = frozenset(
     {"dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout"}
     | {"feature_alpha_dropout", "rrelu"}
 )
+DERIVATIVES = (torch.autograd.grad, torch.autograd.backward, Tensor.backward)
 
 
 @dataclass(frozen=True)
@@ -100,11 +102,14 @@ class Recorder(TorchFunctionMode):
     def __init__(self, leaves: dict[str, Tensor]):
         super().__init__()
         self.names = {id(leaf): name for name, leaf in leaves.items()}
+        self.differentiates = False  # whether the model itself takes derivatives
         self.calls: list[Call] = []
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         rule = RULES.get(func)
+        if func in DERIVATIVES:
+            self.differentiates = True
         if rule is None:
             _refuse_noise(func, args, kwargs)
             return func(*args, **kwargs)
@@ -120,7 +125,8 @@ class Recorder(TorchFunctionMode):
             for role in rule.roles
             if id(arguments.get(role)) in self.names
         }
-        if not roles or not torch.is_grad_enabled() or not rule.serves(arguments):
+        wrapped = any(map(is_functorch_wrapped_tensor, filter(torch.is_tensor, arguments.values())))
+        if not roles or wrapped or not torch.is_grad_enabled() or not rule.serves(arguments):
             return func(*args, **kwargs)
         return self._note(func, rule, roles, arguments)
 
@@ -170,9 +176,9 @@ def check_state(model: nn.Module) -> None:
 def forward(model: nn.Module, state: dict[str, Tensor], x: Tensor, total: bool = False) -> Tensor:
     """Outputs [N, O] of the model with `state` in place of its parameters and buffers.
 
-    `total` sums them to [N, 1]. The caller's model is left as it was.
+    `total` sums them to [N, 1]. The caller's model and samples are left as they were.
     """
-    y = functional_call(model, state, (x,))
+    y = functional_call(model, state, (x.clone(),))
     if not isinstance(y, Tensor):
         raise InputError(
             f"the model returned {type(y).__name__}, expected one tensor [N, ...]; wrap the model "
@@ -200,13 +206,16 @@ def check_finite(y: Tensor) -> None:
         )
 
 
-def leaf_state(model: nn.Module, names: Iterable[str]) -> tuple[dict, dict]:
+def leaf_state(model: nn.Module, names: Iterable[str], copy: bool = False) -> tuple[dict, dict]:
     """(leaves, state): the named parameters as fresh leaves, and all the model needs with them.
 
-    Buffers are copies, so that a forward pass that writes into one leaves the model alone.
+    Buffers are copies, so that a forward pass that writes into one leaves the model alone; so are
+    parameters if `copy`, for an embedding with max_norm writes into those.
     """
     wanted = set(names)
-    parameters = {name: p.detach() for name, p in model.named_parameters()}
+    parameters = {
+        n: p.detach().clone() if copy else p.detach() for n, p in model.named_parameters()
+    }
     leaves = {name: p.requires_grad_() for name, p in parameters.items() if name in wanted}
     buffers = {name: b.detach().clone() for name, b in model.named_buffers()}
     return leaves, {**parameters, **buffers}

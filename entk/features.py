@@ -18,7 +18,7 @@ def capture_block(
 ) -> dict[str, Tensor | Factors]:
     """{parameter: rows [N, O, P] or factors} for the samples x, in chunks of outputs."""
     strategy = {c.name: c.strategy for c in plan.layers}
-    leaves, state = leaf_state(model, strategy)
+    leaves, state = leaf_state(model, strategy, copy=found.writes_parameters)
     total = plan.outputs == "sum"
     recorder = found.recorder(leaves)
     with recorder:

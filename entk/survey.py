@@ -1,8 +1,8 @@
-"""Which path serves each parameter, found out with one and two samples before anything is paid."""
+"""Which path serves each parameter, found out with a few samples before anything is paid."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from entk.capture import Call, Layout, Recorder, check_finite, forward, gradients, leaf_state
 from entk.errors import UnsupportedModelError
 from entk.generic import choose_method
+
+SEVERAL = 8  # samples, spread over the data, on which independence and layouts are tested
 
 
 @dataclass(frozen=True)
@@ -44,23 +46,30 @@ class Survey:
     signatures: tuple[tuple, ...] = ()
     activations: int = 0  # bytes that one sample keeps alive for the backward pass
     call_outputs: tuple[int, ...] = ()  # elements at the output of each noted call, one sample
-    covered: frozenset[str] = field(default=frozenset())
+    covered: frozenset[str] = frozenset()
+    writes_parameters: bool = False  # the forward pass itself does
 
     def recorder(self, leaves: dict[str, Tensor]) -> Recorder:
         return Recorder({n: leaves[n] for n in leaves if n in self.covered})
 
 
 def survey(model: nn.Module, x: Tensor, names: tuple[str, ...], total: bool) -> Survey:
-    """Look at the model with one sample and with two of `x`; `total` sums the outputs first."""
-    one, two = x[:1], x[:2] if len(x) > 1 else torch.cat([x[:1], x[:1]])
+    """Look at the model with one sample and with several of `x`; `total` sums the outputs first."""
+    several = x[torch.linspace(0, len(x) - 1, min(len(x), SEVERAL)).long()]
+    several = several if len(several) > 1 else torch.cat([x, x])
+    one = several[:1]
     refused: dict[str, str] = {}
     while True:  # each round either ends or takes a parameter out
-        leaves, state = leaf_state(model, names)
+        leaves, state = leaf_state(model, names, copy=True)
+        versions = {name: t._version for name, t in state.items()}
         covered = {n: leaf for n, leaf in leaves.items() if n not in refused}
         single = _look(model, state, covered, one, total)
-        double = _look(model, state, covered, two, total)
-        layouts, found = _layouts(single.calls, double)
+        batch = _look(model, state, covered, several, total)
+        _check_independence(model, state, several, batch.y, total)
+        layouts, found = _layouts(single.calls, batch)
         found |= _uncovered(single.y, covered)
+        if single.differentiates:
+            found |= dict.fromkeys(covered, "the model takes derivatives of its own")
         if not found:
             break
         refused |= found
@@ -69,16 +78,48 @@ def survey(model: nn.Module, x: Tensor, names: tuple[str, ...], total: bool) -> 
         _serve(name, leaves[name], single, layouts, refused.get(name), name in direct)
         for name in names
     )
-    served = _with_method(served, model, state, x, total)
+    if any(s.kind == "unused" for s in served):
+        _check_checkpoints(single.y)
     return Survey(
         outputs=single.y.shape[1],
-        served=served,
+        served=_with_method(served, model, state, several, total),
         layouts=tuple(layouts),
         signatures=tuple(c.signature for c in single.calls),
         activations=single.activations,
         call_outputs=tuple(c.output_shape.numel() for c in single.calls),
         covered=frozenset(covered),
+        writes_parameters=any(state[n]._version != v for n, v in versions.items() if n in leaves),
     )
+
+
+def _check_independence(model, state, x: Tensor, y: Tensor, total: bool) -> None:
+    """Each sample's outputs must be what they are when it is alone."""
+    with torch.no_grad():
+        alone = torch.cat([forward(model, state, sample[None], total) for sample in x])
+    scale = alone.norm(dim=1, keepdim=True) + y.norm(dim=1, keepdim=True)
+    far = (y - alone).norm(dim=1, keepdim=True) > torch.finfo(y.dtype).eps ** 0.5 * scale
+    if far.any():
+        raise UnsupportedModelError(
+            "a sample's outputs depend on what else is in its batch: the model mixes the samples "
+            "(a statistic over axis 0, say), or two forward passes differ, so no per-sample "
+            "Jacobian exists"
+        )
+
+
+def _check_checkpoints(y: Tensor) -> None:
+    """Reentrant checkpoints hide their parameters from autograd.grad."""
+    todo, seen = [y.grad_fn], set()
+    while todo:
+        node = todo.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        todo += [following for following, _ in node.next_functions]
+        if "CheckpointFunctionBackward" in node.name():
+            raise UnsupportedModelError(
+                "the model uses a reentrant checkpoint, inside which no gradient can be asked for; "
+                "pass use_reentrant=False to torch.utils.checkpoint"
+            )
 
 
 @dataclass
@@ -88,6 +129,7 @@ class _Look:
     y: Tensor
     calls: list[Call]
     activations: int
+    differentiates: bool
 
 
 def _look(model, state, covered, x, total) -> _Look:
@@ -107,18 +149,20 @@ def _look(model, state, covered, x, total) -> _Look:
         note(call.arguments["input"])
     for t in (x, *state.values()):
         kept.pop(t.untyped_storage().data_ptr(), None)
-    return _Look(y, recorder.calls, sum(kept.values()))
+    return _Look(y, recorder.calls, sum(kept.values()), recorder.differentiates)
 
 
-def _layouts(calls: list[Call], double: _Look) -> tuple[list[Layout], dict[str, str]]:
+def _layouts(calls: list[Call], batch: _Look) -> tuple[list[Layout], dict[str, str]]:
     """The layout of each call, and the parameters that have one which cannot be told."""
-    if [c.signature for c in calls] != [c.signature for c in double.calls]:
+    if [c.signature for c in calls] != [c.signature for c in batch.calls]:
         reason = "the calls depend on the number of samples"
         return [], {name: reason for c in calls for name in c.parameters.values()}
-    patterns = _sample_gradients(double)
+    weights = torch.arange(1, len(batch.y) + 1, dtype=batch.y.dtype, device=batch.y.device)
     layouts, refused = [], {}
-    for call, twice, pair in zip(calls, double.calls, patterns, strict=True):
-        layout = _layout(call, twice, pair)
+    for call, several, pair in zip(
+        calls, batch.calls, _weighted_gradients(batch, weights), strict=True
+    ):
+        layout = _layout(call, several, pair, weights)
         layouts.append(layout)
         if layout is None:
             reason = "no axis of its input holds the samples"
@@ -126,35 +170,36 @@ def _layouts(calls: list[Call], double: _Look) -> tuple[list[Layout], dict[str, 
     return layouts, refused
 
 
-def _sample_gradients(double: _Look) -> list[list[Tensor | None]]:
-    """For each call the gradients of sample 0 and of sample 1 at its output."""
-    if not double.y.requires_grad or not double.calls:
-        return [[None, None] for _ in double.calls]
+def _weighted_gradients(batch: _Look, weights: Tensor) -> list[list[Tensor | None]]:
+    """At each call the gradients of all samples' outputs, and of those times `weights`."""
     generator = torch.Generator().manual_seed(0)
-    mix = torch.rand(double.y.shape[1], generator=generator, dtype=torch.float64) + 0.5
-    y = double.y @ mix.to(double.y)
-    return gradients(y[None], double.calls, range(2), last=True)
+    mix = torch.rand(batch.y.shape[1], generator=generator, dtype=torch.float64) + 0.5
+    y = batch.y @ mix.to(batch.y)
+    both = torch.stack([y.sum(), y @ weights])[None]
+    return gradients(both, batch.calls, range(2), last=True)
 
 
-def _layout(call: Call, twice: Call, pair: list[Tensor | None]) -> Layout | None:
-    one, two = call.arguments["input"].shape, twice.arguments["input"].shape
-    axes = [i for i, (a, b) in enumerate(zip(one, two, strict=False)) if a != b]
-    if len(one) != len(two) or len(axes) != 1 or two[axes[0]] != 2 * one[axes[0]]:
+def _layout(call: Call, several: Call, pair: list[Tensor | None], weights: Tensor) -> Layout | None:
+    """Where samples lie: along the axis that grew, and where sample n's gradient grows n-fold."""
+    count = len(weights)
+    one, many = call.arguments["input"].shape, several.arguments["input"].shape
+    axes = [i for i, (a, b) in enumerate(zip(one, many, strict=False)) if a != b]
+    if len(one) != len(many) or len(axes) != 1 or many[axes[0]] != count * one[axes[0]]:
         return None
     axis = axes[0]
     if call.rule.batch_first and axis != 0:
         return None
-    if twice.output_shape[axis] != 2 * call.output_shape[axis]:
+    if several.output_shape[axis] != count * call.output_shape[axis]:
         return None
     repeat = one[axis]
     if pair[0] is None:  # does not reach the output; any layout gives the zeros it contributes
         return Layout(axis)
     for together in (True, False):
         layout = Layout(axis, repeat, together)
-        first, second = (layout.samples_first(g).reshape(2, -1) for g in pair)
-        if not first[1].any() and not second[0].any():
-            seen = repeat == 1 or (first[0].any() and second[1].any())
-            return layout if seen else None
+        plain, weighted = (layout.samples_first(g).reshape(count, -1) for g in pair)
+        expected = plain * weights[:, None]
+        if (weighted - expected).norm() <= torch.finfo(plain.dtype).eps ** 0.5 * weighted.norm():
+            return layout if repeat == 1 or plain.any() else None
         if repeat == 1:
             raise UnsupportedModelError(
                 f"the output of one sample depends on another at {call.rule.name} "

@@ -3,33 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import platform
 import shutil
-import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Callable, Iterable
 from os import PathLike
 from pathlib import Path
 
-import h5py
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from entk.assemble import WHOLE, Engine, Tile, check_plan, make_plan, prepare, transposed
-from entk.errors import InputError, KernelFileError, ResumeError
+from entk.assemble import Engine, check_plan, make_plan, prepare
+from entk.errors import InputError
 from entk.plan import Plan
 from entk.precision import check_precision
 from entk.progress import Progress
-from entk.store import FORMAT, KernelFile, parts_folder, publish, sync_folder
-
-SHARD_SECONDS = 20.0  # a kill loses at most this much work
-SHARD_BYTES = 64 << 20
-CHUNK = 1024  # rows and columns of an HDF5 chunk, at most
-WHOLE_NAME = "kernel"  # in a shard, beside the names of layers
+from entk.shards import Shards
+from entk.store import KernelFile
 
 
 def write_ntk(
@@ -68,7 +56,7 @@ def write_ntk(
     names, found = prepare(model, x, z, outputs, params)
     like = next(model.parameters())
     request = _request(model, x, z, names, outputs, by_layer)
-    store = _Shards(path, request)
+    store = Shards(path, request)
     if not resume:
         shutil.rmtree(store.folder, ignore_errors=True)
     elif store.finished():
@@ -89,174 +77,6 @@ def write_ntk(
     store.flush()
     store.finish(plan, engine.groups)
     return KernelFile(path)
-
-
-@dataclass
-class _Shards:
-    """The unfinished kernel: a request, a plan, and files with the tiles that are done."""
-
-    path: Path
-    request: dict
-    done: dict[tuple[int, int], Path] = field(default_factory=dict)
-    waiting: dict[tuple[int, int], Tile] = field(default_factory=dict)
-    waiting_bytes: int = 0
-    since: float = 0.0
-
-    @property
-    def folder(self) -> Path:
-        return parts_folder(self.path)
-
-    def finished(self) -> bool:
-        """Whether the file is already there; then what an interruption left behind goes."""
-        if not self.path.exists():
-            return False
-        with KernelFile(self.path) as file:
-            self._check(file.provenance["request"], f"{self.path} holds")
-        shutil.rmtree(self.folder, ignore_errors=True)
-        return True
-
-    def begun(self) -> Plan | None:
-        """The plan that an earlier call started with."""
-        manifest = self.folder / "request.json"
-        if not manifest.exists():
-            return None
-        begun = json.loads(manifest.read_text())
-        self._check(begun["request"], f"{self.folder} began")
-        return Plan.from_json(begun["plan"])
-
-    def begin(self, plan: Plan) -> None:
-        """Create the folder, or find the tiles that are done in it."""
-        begun = self.begun()
-        if begun is not None and not begun.same_bits(plan):
-            raise ResumeError(
-                f"{self.folder} began with another plan; leave plan= out to go on with that one, "
-                "or pass resume=False to start over"
-            )
-        self.folder.mkdir(exist_ok=True)
-        for stale in self.folder.glob("*.tmp"):
-            stale.unlink()
-        if begun is None:
-            text = json.dumps({"request": self.request, "plan": plan.to_json()}, indent=1)
-            temporary = self.folder / "request.json.tmp"
-            temporary.write_text(text)
-            publish(temporary, self.folder / "request.json")
-        for shard in sorted(self.folder.glob("shard-*.h5")):
-            self.done |= dict.fromkeys(_readable_tiles(shard), shard)
-        self.since = time.monotonic()
-
-    def _check(self, other: dict, where: str) -> None:
-        differs = [key for key in self.request if other.get(key) != self.request[key]]
-        if differs:
-            raise ResumeError(
-                f"{where} another request: {', '.join(differs)} differ; pass another path, or "
-                "resume=False to replace it"
-            )
-
-    def add(self, i: int, j: int, tile: Tile) -> None:
-        self.waiting[i, j] = {group: part.cpu() for group, part in tile.items()}
-        self.waiting_bytes += sum(part.numel() * part.element_size() for part in tile.values())
-        if self.waiting_bytes > SHARD_BYTES or time.monotonic() - self.since > SHARD_SECONDS:
-            self.flush()
-
-    def flush(self) -> None:
-        """Write the waiting tiles as one shard: temporary file, fsync, verify, rename, fsync."""
-        if not self.waiting:
-            return
-        first = min(self.waiting)
-        shard = self.folder / f"shard-{first[0]:06d}-{first[1]:06d}.h5"
-        temporary = shard.with_suffix(".h5.tmp")
-        with _disk(self.folder):
-            with h5py.File(temporary, "w") as file:
-                for (i, j), tile in self.waiting.items():
-                    for group, part in tile.items():
-                        name = f"{i:06d}-{j:06d}/{group or WHOLE_NAME}"
-                        file.create_dataset(name, data=part.numpy(), chunks=True, fletcher32=True)
-            _verify(temporary, self.waiting)
-            publish(temporary, shard)
-        self.done |= dict.fromkeys(self.waiting, shard)
-        self.waiting, self.waiting_bytes, self.since = {}, 0, time.monotonic()
-
-    def finish(self, plan: Plan, groups: list[str]) -> None:
-        """Join the shards into the one file, in the plan's order, and remove them."""
-        temporary = self.path.with_name(f".{self.path.name}.tmp")
-        layers = [group for group in groups if group != WHOLE]
-        with _disk(self.folder):
-            with h5py.File(temporary, "w") as file:
-                file.attrs["format"] = FORMAT
-                file.attrs["plan"] = plan.to_json()
-                file.attrs["provenance"] = json.dumps(_provenance(self.request, plan, layers))
-                for name in ("kernel", *(f"layers/{layer}" for layer in layers)):
-                    _create(file, name, plan)
-                for i, j in plan.tiles():
-                    with h5py.File(self.done[i, j], "r") as shard:
-                        _join(file, shard[f"{i:06d}-{j:06d}"], plan, i, j, layers)
-            with h5py.File(temporary, "r") as file:
-                for chunk in file["kernel"].iter_chunks():
-                    file["kernel"][chunk]  # a damaged chunk fails its checksum here
-            publish(temporary, self.path)
-        shutil.rmtree(self.folder)
-        sync_folder(self.path.parent)
-
-
-@contextmanager
-def _disk(folder: Path) -> Iterator[None]:
-    """What the operating system refuses becomes one error that says what is kept."""
-    try:
-        yield
-    except OSError as error:
-        raise KernelFileError(
-            f"writing beside {folder} failed ({error}); finished shards are kept there: free space "
-            "or repair the disk and call write_ntk again"
-        ) from error
-
-
-def _readable_tiles(shard: Path) -> list[tuple[int, int]]:
-    """The tiles of a shard, read through their checksums; a damaged shard is removed."""
-    try:
-        with h5py.File(shard, "r") as file:
-            for tile in file.values():
-                for part in tile.values():
-                    part[()]
-            return [tuple(map(int, key.split("-"))) for key in file]
-    except OSError:  # its tiles are computed again
-        shard.unlink()
-        return []
-
-
-def _verify(shard: Path, tiles: dict[tuple[int, int], Tile]) -> None:
-    with h5py.File(shard, "r") as file:
-        for (i, j), tile in tiles.items():
-            for group, part in tile.items():
-                written = file[f"{i:06d}-{j:06d}/{group or WHOLE_NAME}"][()]
-                if not np.array_equal(written, part.numpy(), equal_nan=True):
-                    raise OSError(f"{shard} does not read back as it was written")
-
-
-def _flat(plan: Plan, part: np.ndarray) -> np.ndarray:
-    """A tile as it lies in the file: [n*O, m*O] for "all"."""
-    return part.reshape(part.shape[0] * part.shape[1], -1) if plan.outputs == "all" else part
-
-
-def _create(file: h5py.File, name: str, plan: Plan) -> None:
-    n, m = plan.samples
-    o = plan.shape[1] if plan.outputs == "all" else 1
-    shape = (n * o, m * o) if plan.outputs == "all" else plan.shape
-    side = min(plan.block * o, CHUNK)
-    chunks = (*(1,) * (len(shape) - 2), min(side, shape[-2]), min(side, shape[-1]))
-    file.create_dataset(name, shape, plan.dtype, chunks=chunks, fletcher32=True)
-
-
-def _join(file: h5py.File, tile: h5py.Group, plan: Plan, i: int, j: int, layers: list[str]) -> None:
-    """Copy one tile, and its mirror image, into the finished datasets."""
-    o = plan.shape[1] if plan.outputs == "all" else 1
-    rows, columns = (slice(s.start * o, s.stop * o) for s in (plan.span(i), plan.span(j, axis=1)))
-    parts = {f"layers/{layer}": tile[layer][()] for layer in layers}
-    parts["kernel"] = sum(parts.values()) if layers else tile[WHOLE_NAME][()]
-    for name, part in parts.items():
-        file[name][..., rows, columns] = _flat(plan, part)
-        if plan.symmetric and i != j:
-            other = transposed(torch.from_numpy(part), plan.outputs).contiguous().numpy()
-            file[name][..., columns, rows] = _flat(plan, other)
 
 
 def _request(model, x, z, names: tuple[str, ...], outputs: str, by_layer: bool) -> dict:
@@ -280,31 +100,3 @@ def _sha256(tensors: dict[str, Tensor]) -> str:
         digest.update(f"{name} {t.dtype} {tuple(t.shape)}".encode())
         digest.update(t.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
-
-
-def _provenance(request: dict, plan: Plan, layers: list[str]) -> dict:
-    return {
-        "request": request,
-        "layers": layers,
-        "shape": plan.shape,
-        "outputs": plan.outputs,
-        "dtype": plan.dtype,
-        "device": plan.device,
-        "backend": plan.backend,
-        "precision": "ieee",
-        "threads": torch.get_num_threads(),
-        "versions": {
-            "entk": _version("entk"),
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-            "h5py": h5py.__version__,
-            "python": platform.python_version(),
-        },
-    }
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:  # run from a source tree
-        return "unknown"

@@ -23,7 +23,8 @@ FLOORS = (
     ("plan",),
     ("features", "store", "tiling"),
     ("assemble",),
-    ("distance", "kernel", "write"),
+    ("distance", "kernel", "shards"),
+    ("write",),
     ("__init__",),
 )
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}

@@ -63,7 +63,7 @@ REFUSED = {
     "memory_text": (mlp(), X, {"memory": "much"}, entk.InputError, "memory='much'"),
     "memory_small": (mlp(), X, {"memory": 100}, entk.InputError, "too small: tiles of 1 samples need about"),
     "nan": (broken(mlp()), X, {}, entk.InputError, "not finite for 1 of 1 samples"),
-    "other_path": (BRANCHES, torch.cat([X, 200 + X]), {"plan": 3}, entk.UnsupportedModelError, "another path"),
+    "branches": (BRANCHES, torch.cat([X, 200 + X]), {}, entk.UnsupportedModelError, "depend on what else is in its batch"),
     "input_overwritten": (OVERWRITE, X, {}, entk.UnsupportedModelError, "overwrites the input of linear"),
 }  # fmt: skip
 
@@ -71,11 +71,17 @@ REFUSED = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_refused(name):
     model, x, options, error, text = REFUSED[name]
-    if "plan" in options:
-        options = {"plan": entk.plan_ntk(model, x, block=options["plan"])}
     x = x.clone() if isinstance(x, torch.Tensor) else x
     with pytest.raises(error, match=text):
         entk.ntk(model, x, **options)
+
+
+def test_another_path_on_later_samples():
+    x = torch.randn(20, 4)
+    x[1] += 200  # not among the samples that the plan looks at
+    plan = entk.plan_ntk(BRANCHES, x, block=1)
+    with pytest.raises(entk.UnsupportedModelError, match="took another path"):
+        entk.ntk(BRANCHES, x, plan=plan)
 
 
 def test_input_dependence_on_the_batch_is_not_silent():

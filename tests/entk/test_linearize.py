@@ -13,23 +13,6 @@ from tests import oracle, tolerance
 from tests.cases import CASES
 
 BY_NAME = {case.name: case for case in CASES}
-NOT_YET = {
-    "attention": "no forward-mode derivative of the fused attention",
-    "transformer": "no forward-mode derivative of the fused encoder layer",
-    "sequence_first": "no forward-mode derivative of flash attention",
-    "vit": "no forward-mode derivative of the fused encoder layer",
-    "weight_norm": "no forward-mode derivative of weight_norm",
-    "embedding_padding": "forward mode moves the row of padding_idx, the Jacobian does not",
-    "cut": "forward mode passes through no_grad, the Jacobian does not",
-    "gpt_tied": "a tied weight is left on the meta device and read as garbage",
-    "one_weight_two_linears": "a tied weight is left on the meta device and read as garbage",
-}
-
-
-def names(*chosen: str) -> list:
-    """Parameters for a test, those that fail today marked with the reason."""
-    marks = {n: [pytest.mark.xfail(reason=why, strict=True)] for n, why in NOT_YET.items()}
-    return [pytest.param(name, marks=marks.get(name, [])) for name in chosen]
 
 
 def mlp(dtype=torch.float64) -> nn.Module:
@@ -46,7 +29,7 @@ def move(linear: nn.Module, scale: float = 0.1) -> dict[str, torch.Tensor]:
     return steps
 
 
-@pytest.mark.parametrize("name", names(*BY_NAME))
+@pytest.mark.parametrize("name", BY_NAME)
 def test_taylor_of_first_order(name):
     model, x, _ = BY_NAME[name].make()
     linear = entk.linearize(model)
@@ -69,7 +52,7 @@ def test_no_change_is_bit_exact():
     assert torch.equal(entk.linearize(model)(x), model(x))
 
 
-@pytest.mark.parametrize("name", names("mlp", "resnet_b", "gpt_tied", "raw_scale"))
+@pytest.mark.parametrize("name", ["mlp", "resnet_b", "gpt_tied", "raw_scale"])
 def test_gradient_is_the_jacobian_at_the_origin(name):
     model, x, _ = BY_NAME[name].make()
     expected = oracle.jacobian(model, x)

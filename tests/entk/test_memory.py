@@ -24,7 +24,8 @@ def network():
             layers += [nn.Conv2d(c, width, 3, padding=1), nn.ReLU()]
             c = width
         return nn.Sequential(*layers, nn.AvgPool2d(4), nn.Flatten(), nn.Linear(64 * 16, 10))
-    return nn.Sequential(nn.Linear(768, 1024), nn.ReLU(), nn.Linear(1024, 1024), nn.ReLU(), nn.Linear(1024, 10))
+    first, second = nn.Linear(768, 1024), nn.Linear(1024, 1024)
+    return nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), nn.Linear(1024, 10))
 
 
 def resident():

@@ -11,15 +11,16 @@ import sys
 import time
 from pathlib import Path
 
-import entk
-import entk.write
 import h5py
 import numpy as np
 import pytest
 import torch
-from entk.factors import OUTPUTS
 from torch import nn
 
+import entk
+import entk.shards
+import entk.write
+from entk.factors import OUTPUTS
 from tests.cases import CASES
 
 BY_NAME = {case.name: case for case in CASES}
@@ -90,9 +91,9 @@ def test_slices_and_blocks(tmp_path, monkeypatch):
 
 
 CHILD = """
-import sys, torch, entk, entk.write
+import sys, torch, entk, entk.shards
 from tests.entk.test_store import request
-entk.write.SHARD_SECONDS = -1  # a shard for every tile
+entk.shards.SHARD_SECONDS = -1  # a shard for every tile
 torch.set_num_threads(1)
 model, x, _, plan = request(block=1)
 print("ready", flush=True)
@@ -148,7 +149,7 @@ def test_finished_file_is_not_computed_again(tmp_path, monkeypatch):
 def begun(tmp_path, monkeypatch):
     """A kernel that was interrupted after two shards."""
     model, x, z, plan = request(block=1)
-    monkeypatch.setattr(entk.write, "SHARD_SECONDS", -1)
+    monkeypatch.setattr(entk.shards, "SHARD_SECONDS", -1)
 
     def interrupt(done, total):
         if done == 2:
@@ -157,6 +158,9 @@ def begun(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         entk.write_ntk(tmp_path / "k.h5", model, x, plan=plan, progress=interrupt)
     return model, x, z, plan
+
+
+OTHERS = ("model", "buffer", "data", "rectangular", "outputs", "params", "by_layer")
 
 
 def others(model, x, z):
@@ -176,7 +180,7 @@ def others(model, x, z):
     }
 
 
-@pytest.mark.parametrize("what", ["model", "buffer", "data", "rectangular", "outputs", "params", "by_layer"])  # fmt: skip
+@pytest.mark.parametrize("what", OTHERS)
 @pytest.mark.parametrize("finished", [False, True])
 def test_another_request_is_refused(tmp_path, monkeypatch, what, finished):
     model, x, z, _ = begun(tmp_path, monkeypatch)
@@ -213,8 +217,8 @@ def test_damaged_shard_is_computed_again(tmp_path, monkeypatch):
 def test_disk_refuses(tmp_path, monkeypatch):
     """What is finished is kept, and the next call goes on."""
     model, x, _, plan = request(block=1)
-    monkeypatch.setattr(entk.write, "SHARD_SECONDS", -1)
-    real, calls = entk.write.publish, []
+    monkeypatch.setattr(entk.shards, "SHARD_SECONDS", -1)
+    real, calls = entk.shards.publish, []
 
     def full(temporary, final):
         calls.append(final)
@@ -222,17 +226,17 @@ def test_disk_refuses(tmp_path, monkeypatch):
             raise OSError(28, "No space left on device")
         real(temporary, final)
 
-    monkeypatch.setattr(entk.write, "publish", full)
-    with pytest.raises(entk.KernelFileError, match="No space left.*finished shards are kept"):
+    monkeypatch.setattr(entk.shards, "publish", full)
+    with pytest.raises(entk.KernelFileError, match=r"No space left.*finished shards are kept"):
         entk.write_ntk(tmp_path / "k.h5", model, x, plan=plan)
     assert len(list((tmp_path / "k.h5.parts").glob("shard-*.h5"))) == 2
-    monkeypatch.setattr(entk.write, "publish", real)
+    monkeypatch.setattr(entk.shards, "publish", real)
     with entk.write_ntk(tmp_path / "k.h5", model, x) as file:
         assert file.shape == (20, 20)
 
 
 def test_not_a_kernel(tmp_path):
-    with pytest.raises(entk.KernelFileError, match="no kernel at .*check the path"):
+    with pytest.raises(entk.KernelFileError, match=r"no kernel at .*check the path"):
         entk.open_kernel(tmp_path / "none.h5")
     (tmp_path / "text.h5").write_text("hello")
     with pytest.raises(entk.KernelFileError, match="not readable HDF5"):
@@ -241,7 +245,7 @@ def test_not_a_kernel(tmp_path):
         file["kernel"] = np.eye(3)
     with pytest.raises(entk.KernelFileError, match="has format None"):
         entk.open_kernel(tmp_path / "other.h5")
-    with pytest.raises(entk.InputError, match="folder .* does not exist"):
+    with pytest.raises(entk.InputError, match=r"folder .* does not exist"):
         entk.write_ntk(tmp_path / "a" / "k.h5", nn.Linear(2, 2).eval(), torch.randn(2, 2))
 
 

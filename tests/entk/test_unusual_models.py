@@ -154,24 +154,6 @@ SERVED_OR_REFUSED = {
     "jvp_inside": fn(with_jvp, **one),
 }
 
-NOT_YET = {
-    "input_gradient": "second derivatives pass through the detached parameter",
-    "value_and_input_gradient": "second derivatives pass through the detached parameter",
-    "sorted_within_the_batch": "the order of two samples is taken for that of a block",
-    "input_written_in_place": "the samples of the caller are handed to the model as they are",
-    "centred_over_samples": "interaction before the first parameter leaves no trace in gradients",
-    "samples_rolled": "interaction before the first parameter leaves no trace in gradients",
-    "detached_mean_over_samples": "interaction without a gradient goes unnoticed",
-    "divided_by_number_of_samples": "dependence on the batch size goes unnoticed",
-    "vmap_inside": "a call inside torch.func fails with torch's own error",
-    "jvp_inside": "a call inside torch.func fails with torch's own error",
-}
-
-
-def marked() -> list:
-    marks = {n: [pytest.mark.xfail(reason=why, strict=True)] for n, why in NOT_YET.items()}
-    return [pytest.param(name, marks=marks.get(name, [])) for name in SERVED_OR_REFUSED]
-
 
 def errors(model: nn.Module, refusable: bool) -> list[float]:
     """Relative errors of the kernels that were not refused: square and not, in several blocks."""
@@ -198,14 +180,13 @@ def test_served_exactly(name):
     assert max(found) <= tolerance.FLOAT64
 
 
-@pytest.mark.parametrize("name", marked())
+@pytest.mark.parametrize("name", SERVED_OR_REFUSED)
 def test_served_exactly_or_refused(name):
     torch.manual_seed(1)
     found = errors(SERVED_OR_REFUSED[name]().double().eval(), refusable=True)
     assert max(found, default=0.0) <= tolerance.FLOAT64
 
 
-@pytest.mark.xfail(reason="the samples are handed to the model as they are", strict=True)
 def test_samples_are_left_alone():
     """An in-place activation may come first in a model."""
     model = nn.Sequential(nn.ReLU(inplace=True), nn.Linear(4, 2)).eval()
@@ -215,7 +196,6 @@ def test_samples_are_left_alone():
     assert torch.equal(x, before)
 
 
-@pytest.mark.xfail(reason="the weights are handed to the model as they are", strict=True)
 def test_weights_are_left_alone_by_an_embedding_with_max_norm():
     """F.embedding rescales the rows it looks up, in place."""
     torch.manual_seed(0)
@@ -225,7 +205,6 @@ def test_weights_are_left_alone_by_an_embedding_with_max_norm():
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
 
 
-@pytest.mark.xfail(reason="its parameters are taken for unused ones", strict=True)
 def test_reentrant_checkpoint_is_not_mistaken_for_an_unused_layer():
     """Plain autograd.grad sees nothing of it either, but backward() does."""
     torch.manual_seed(0)

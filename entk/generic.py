@@ -14,7 +14,7 @@ from entk.errors import UnsupportedModelError
 
 
 def choose_method(
-    model: nn.Module, state: dict[str, Tensor], names: Iterable[str], x: Tensor, total: bool
+    model: nn.Module, state: dict[str, Tensor], names: Iterable[str], x: Tensor
 ) -> str:
     """ "vmap" if torch.func batches this model and gets it right on a few samples, else "loop".
 
@@ -25,10 +25,10 @@ def choose_method(
     if len(few) < 3 and x.is_floating_point():
         few = torch.cat([x[:1], x[:1] / 2, -x[:1]])
     try:
-        found = generic_jacobian(model, state, names, few, total, "vmap")
+        found = generic_jacobian(model, state, names, few, False, "vmap")
     except (RuntimeError, ValueError):  # no batching rule, data-dependent control flow, in-place
         return "loop"
-    exact = generic_jacobian(model, state, names, few, total, "loop")
+    exact = generic_jacobian(model, state, names, few, False, "loop")
     tolerance = torch.finfo(next(iter(exact.values())).dtype).eps ** 0.5
     right = all((found[n] - j).norm() <= tolerance * j.norm() for n, j in exact.items())
     return "vmap" if right else "loop"

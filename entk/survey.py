@@ -54,7 +54,10 @@ class Survey:
 
 
 def survey(model: nn.Module, x: Tensor, names: tuple[str, ...], total: bool) -> Survey:
-    """Look at the model with one sample and with several of `x`; `total` sums the outputs first."""
+    """Look at the model with one sample and with several of `x`; `total`: of the summed outputs.
+
+    The outputs themselves are looked at in either case: their sum can be a constant.
+    """
     several = x[torch.linspace(0, len(x) - 1, min(len(x), SEVERAL)).long()]
     several = several if len(several) > 1 else torch.cat([x, x])
     one = several[:1]
@@ -63,9 +66,9 @@ def survey(model: nn.Module, x: Tensor, names: tuple[str, ...], total: bool) -> 
         leaves, state = leaf_state(model, names, copy=True)
         versions = {name: t._version for name, t in state.items()}
         covered = {n: leaf for n, leaf in leaves.items() if n not in refused}
-        single = _look(model, state, covered, one, total)
-        batch = _look(model, state, covered, several, total)
-        _check_independence(model, state, several, batch.y, total)
+        single = _look(model, state, covered, one)
+        batch = _look(model, state, covered, several)
+        _check_independence(model, state, several, batch.y)
         layouts, found = _layouts(single.calls, batch)
         found |= _uncovered(single.y, covered)
         if single.differentiates:
@@ -81,8 +84,8 @@ def survey(model: nn.Module, x: Tensor, names: tuple[str, ...], total: bool) -> 
     if any(s.kind == "unused" for s in served):
         _check_checkpoints(single.y)
     return Survey(
-        outputs=single.y.shape[1],
-        served=_with_method(served, model, state, several, total),
+        outputs=1 if total else single.y.shape[1],
+        served=_with_method(served, model, state, several),
         layouts=tuple(layouts),
         signatures=tuple(c.signature for c in single.calls),
         activations=single.activations,
@@ -92,10 +95,10 @@ def survey(model: nn.Module, x: Tensor, names: tuple[str, ...], total: bool) -> 
     )
 
 
-def _check_independence(model, state, x: Tensor, y: Tensor, total: bool) -> None:
+def _check_independence(model, state, x: Tensor, y: Tensor) -> None:
     """Each sample's outputs must be what they are when it is alone."""
     with torch.no_grad():
-        alone = torch.cat([forward(model, state, sample[None], total) for sample in x])
+        alone = torch.cat([forward(model, state, sample[None]) for sample in x])
     scale = alone.norm(dim=1, keepdim=True) + y.norm(dim=1, keepdim=True)
     far = (y - alone).norm(dim=1, keepdim=True) > torch.finfo(y.dtype).eps ** 0.5 * scale
     if far.any():
@@ -132,7 +135,7 @@ class _Look:
     differentiates: bool
 
 
-def _look(model, state, covered, x, total) -> _Look:
+def _look(model, state, covered, x) -> _Look:
     recorder = Recorder(covered)
     kept: dict[int, int] = {}
 
@@ -142,7 +145,7 @@ def _look(model, state, covered, x, total) -> _Look:
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
         with recorder:
-            y = forward(model, state, x, total)
+            y = forward(model, state, x)
     check_finite(y)
     for call in recorder.calls:
         call.check_input()
@@ -268,10 +271,10 @@ def _serve(
     )
 
 
-def _with_method(served: tuple[Served, ...], model, state, x, total) -> tuple[Served, ...]:
+def _with_method(served: tuple[Served, ...], model, state, x) -> tuple[Served, ...]:
     """Name the torch.func method that serves the parameters without a rule, if there are any."""
     names = [s.name for s in served if s.kind == "generic"]
     if not names:
         return served
-    label = f"torch.func ({choose_method(model, state, names, x, total)})"
+    label = f"torch.func ({choose_method(model, state, names, x)})"
     return tuple(replace(s, rule=label) if s.kind == "generic" else s for s in served)

@@ -48,7 +48,7 @@ class Training(_Section):
 
     steps: Count = 2000
     batch: Count = 64
-    rate: Annotated[float, Field(gt=0)] = 0.1
+    rate: Annotated[float, Field(gt=0, le=1e38)] = 0.1  # float32 has to hold it
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
     milestones: Steps = ()  # steps at which arm "schedule" multiplies the rate by gamma
@@ -89,7 +89,7 @@ class Linear(_Section):
     switch: Steps = (0, 1000)
     arm: Arm = "schedule"
     momentum: Literal["reset", "keep"] = "reset"
-    rate_factor: Annotated[float, Field(gt=0)] = 1.0
+    rate_factor: Annotated[float, Field(gt=0, le=1e38)] = 1.0
 
 
 class Config(_Section):

@@ -21,7 +21,17 @@ def record(run: RunDir, stage: str, seconds: float) -> None:
     """environment.json, with the time of this stage added to those of earlier ones."""
     path = run.path / "environment.json"
     times = run.load_json(path).get("stage_seconds", {}) if path.exists() else {}
-    run.save_json(path, {**describe(), "stage_seconds": {**times, stage: round(seconds, 2)}})
+    times = {**times, stage: round(seconds, 2)}
+    run.save_json(path, {**describe(), "kernel_plan": _plan(run), "stage_seconds": times})
+
+
+def _plan(run: RunDir) -> list[str]:
+    """The lines of the plan behind the first kernel, once there is one."""
+    path = run.kernel(run.config.arms[0], run.config.kernels.steps[0])
+    if not path.exists():
+        return []
+    with entk.open_kernel(path) as file:
+        return str(file.plan).splitlines()
 
 
 def describe() -> dict:

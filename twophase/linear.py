@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import entk
 from twophase import train
 from twophase.config import Config
@@ -33,7 +35,8 @@ def follow(run: RunDir, data: Dataset, switch: int) -> None:
     try:
         for _ in train.run_sgd(model, config, data, options.arm, kept, switch, last, factor):
             pass
-        row |= train.scores(model, data)
+        found = train.scores(model, data)
+        row |= found if all(map(math.isfinite, found.values())) else {"diverged": True}
     except DivergedError:  # a linear model may diverge where the network does not: that is a result
         row["diverged"] = True
     run.save_json(run.switched(switch), row)

@@ -6,11 +6,12 @@ import multiprocessing
 import os
 import signal
 import threading
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from functools import lru_cache
+from multiprocessing import resource_tracker
 from pathlib import Path
 
 import torch
@@ -27,49 +28,60 @@ def map_jobs(
 
     A job that raises ends the others and raises here.
     """
-    if not jobs:
-        return
-    workers = min(workers, len(jobs))
-    if workers == 1:
-        torch.set_num_threads(1)
+    if min(workers, len(jobs)) < 2:
         for job in jobs:
             _call(function, run.path, job)
             done()
         return
-    context = multiprocessing.get_context(
-        "forkserver"
-    )  # forks of one process that has imported all
-    context.set_forkserver_preload(["twophase.stages"])
-    pool = ProcessPoolExecutor(workers, context, _start_worker)
+    pool = _pool(workers)
     try:
-        waiting = {pool.submit(_call, function, run.path, job) for job in jobs}
+        with _interrupts_held():
+            waiting = {pool.submit(_call, function, run.path, job) for job in jobs}
         while waiting:
             finished, waiting = wait(waiting, return_when=FIRST_COMPLETED)
             for future in finished:
                 future.result()
                 done()
     except BaseException as error:
-        pool.shutdown(wait=False, cancel_futures=True)
-        for process in multiprocessing.active_children():
-            process.terminate()
+        _abandon(pool)
         if isinstance(error, BrokenProcessPool):
             raise UserError(
                 "a worker process was killed, out of memory perhaps; the same command goes on, "
                 "with --workers 1 in less"
             ) from None
         raise
-    pool.shutdown()
+
+
+@lru_cache(maxsize=1)
+def _pool(workers: int) -> ProcessPoolExecutor:
+    """Kept for the next stage: to import torch takes a worker seconds."""
+    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker)
+
+
+def _abandon(pool: ProcessPoolExecutor) -> None:
+    _pool.cache_clear()
+    pool.shutdown(wait=False, cancel_futures=True)
+    for process in multiprocessing.active_children():
+        process.terminate()
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Processes that start in here never see Ctrl-C: it is for this one to handle."""
+    resource_tracker.ensure_running()  # would let interrupts through if it were started in here
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _start_worker() -> None:
-    """One thread; Ctrl-C is the parent's to handle; a worker does not outlive its parent."""
+    """One thread for torch, and one that ends this worker with the process it works for."""
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = os.getppid()  # the fork server, which ends with the process that asked for it
 
     def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
+        multiprocessing.parent_process().join()
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

@@ -190,11 +190,12 @@ def progress(run: RunDir) -> tuple[int, int]:
 
 
 def latest(run: RunDir, arm: str) -> tuple[int, Path]:
-    """The last step of which a state is there; at least step 0 has to be."""
+    """The last state before the first checkpoint that is missing; that of step 0 has to be there."""
     t = run.config.training
-    files = {s: run.halfway(arm, s) for s in range(t.save_every, t.steps, t.save_every)}
-    files |= {s: run.checkpoint(arm, s) for s in run.config.checkpoints}
-    return max((s, file) for s, file in files.items() if file.exists())
+    grid = {s: run.checkpoint(arm, s) for s in run.config.checkpoints}
+    missing = min((s for s, file in grid.items() if not file.exists()), default=t.steps + 1)
+    files = {s: run.halfway(arm, s) for s in range(t.save_every, t.steps, t.save_every)} | grid
+    return max((s, file) for s, file in files.items() if s < missing and file.exists())
 
 
 def perturb(config: Config, state: State, names: list[str], t0: int, draw: int) -> State:

@@ -73,12 +73,23 @@ def dataset(tiny):
 
 
 @pytest.fixture(scope="session")
-def finished(tiny, tmp_path_factory):
-    """A run with every stage but the report done, in this process; not to be written to."""
+def perform():
+    """perform(run, stage, ...): do these and what they need in this process; the bar they saw."""
+
+    def perform(run, *names, workers=1):
+        bar, done = Silent(), set()
+        for name in names:
+            stages.do(run, name, bar, workers, done)
+        return bar
+
+    return perform
+
+
+@pytest.fixture(scope="session")
+def finished(tiny, tmp_path_factory, perform):
+    """A run with every stage but the report done; not to be written to."""
     run = RunDir.create(tmp_path_factory.mktemp("runs") / "tiny", tiny)
     threads = torch.get_num_threads()
-    done = set()
-    for name in ("chaos", "cone", "linear"):
-        stages.do(run, name, Silent(), 1, done)
+    perform(run, "chaos", "cone", "linear")
     torch.set_num_threads(threads)
     return run

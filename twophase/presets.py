@@ -21,17 +21,16 @@ _CIFAR: dict[str, Any] = {
 }
 
 PRESETS: dict[str, dict[str, Any]] = {
-    # chosen by docs/quickstart-choice.md: the labels' noise is learnt by step 400 or so, and the
-    # transition lies before the first drop of the rate
+    # how it was chosen, and what it does not show: docs/quickstart-choice.md
     "quickstart": {
         "name": "quickstart",
         "data": {"source": "digits", "label_noise": 0.2},
         "model": {"name": "thin-resnet", "widths": [8, 16, 32], "blocks": 1},
-        "training": {"steps": 1000, "batch": 128, "rate": 0.1, "milestones": [700, 850]},
-        "chaos": {"t0": [0, 25, 50, 100, 200, 300, 400, 600], "t1": [200, 400, 700]},
-        "kernels": {"probe": 64, "steps": [0, 25, 50, 75, *range(100, 1001, 50)]},
-        "cone": {"tau": [0, 100, 200, 400], "lags": [50, 100, 200]},
-        "linear": {"switch": [0, 50, 200, 400]},
+        "training": {"steps": 900, "batch": 128, "rate": 0.3, "milestones": [700, 800]},
+        "chaos": {"t0": [0, 25, 50, 100, 200, 300, 450, 650], "t1": [450]},
+        "kernels": {"probe": 48, "steps": list(range(0, 901, 50))},
+        "cone": {"tau": [0, 100, 200, 400, 600], "lags": [50, 100, 200]},
+        "linear": {"switch": [0, 50, 400]},
     },
     "resnet20-cifar10": {
         **_CIFAR,

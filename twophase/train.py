@@ -190,7 +190,7 @@ def progress(run: RunDir) -> tuple[int, int]:
 
 
 def latest(run: RunDir, arm: str) -> tuple[int, Path]:
-    """The last state before the first checkpoint that is missing; that of step 0 has to be there."""
+    """The last state before the first checkpoint that is missing; the one of step 0 exists."""
     t = run.config.training
     grid = {s: run.checkpoint(arm, s) for s in run.config.checkpoints}
     missing = min((s for s, file in grid.items() if not file.exists()), default=t.steps + 1)

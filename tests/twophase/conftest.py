@@ -24,8 +24,9 @@ class Silent:
 
 @pytest.fixture(autouse=True)
 def _threads():
-    """Stages set one thread for the process; other tests keep theirs."""
+    """One thread, as in a stage: with more, a step has other bits. Other tests keep theirs."""
     before = torch.get_num_threads()
+    torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
 

@@ -34,17 +34,23 @@ DISK = (errno.EACCES, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, er
 What = Annotated[
     str, tyro.conf.Positional, tyro.conf.arg(metavar="PRESET|CONFIG.toml|RUN", name="what")
 ]
+Out = Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")]
+Set = Annotated[
+    tyro.conf.UseAppendAction[tuple[str, ...]],
+    tyro.conf.arg(metavar="KEY=VALUE", help_behavior_hint=""),
+]
+Workers = Annotated[int, tyro.conf.arg(help_behavior_hint="(default: number of cores)")]
 
 
 @dataclass(frozen=True)
 class _Verb:
     what: What
     """A preset's name, a TOML file, or the directory of a run to go on with."""
-    out: Path | None = None
+    out: Out = None
     """Directory of the run; runs/<name> if left out."""
-    set: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    set: Set = ()
     """Override a key, as in --set training.steps=500; may be repeated."""
-    workers: int = field(default_factory=lambda: os.cpu_count() or 1)
+    workers: Workers = field(default_factory=lambda: os.cpu_count() or 1)
     """Processes for independent jobs; results do not depend on it."""
 
 

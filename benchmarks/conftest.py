@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks import table
+
 RESULTS = Path(__file__).parent / "results"
 REFERENCE = "torch"  # ratios are against the PyTorch definition of the operation
 
@@ -23,6 +25,9 @@ REFERENCE = "torch"  # ratios are against the PyTorch definition of the operatio
 def pytest_addoption(parser):
     parser.addoption("--device", default="cpu", choices=("cpu", "cuda"))
     parser.addoption("--threads", type=int, help="threads of torch and of the extension")
+    parser.addoption("--full", action="store_true", help="every case, not the short set")
+    parser.addoption("--way", action="append", help="only this way of a whole kernel; repeatable")
+    parser.addoption("--jax-python", help="interpreter that has neural-tangents")
 
 
 def pytest_configure(config):
@@ -52,6 +57,14 @@ def timed(benchmark, device):
     return run
 
 
+@pytest.fixture(scope="session")
+def kernel_rows(request):
+    """Rows of whole kernels; a table of them, failures too, is written when all are there."""
+    rows: list[dict] = []
+    request.config.kernel_rows = rows
+    return rows
+
+
 def hardware(device: str) -> str:
     if device == "cuda":
         return torch.cuda.get_device_name()
@@ -68,6 +81,7 @@ def pytest_benchmark_update_machine_info(config, machine_info):
     machine_info["threads"] = torch.get_num_threads()
     machine_info["torch"] = torch.__version__
     machine_info["cuda"] = torch.version.cuda
+    machine_info |= table.peaks(device)
     machine_info["load"] = os.getloadavg()[0]
     machine_info["command"] = " ".join(["pytest", *sys.argv[1:]])
 
@@ -78,6 +92,9 @@ def pytest_benchmark_update_json(config, benchmarks, output_json):
     for entry in output_json["benchmarks"]:
         tables[entry["extra_info"]["op"]].append(entry)
     prefix = "gpu-" if config.getoption("device") == "cuda" else ""
+    if "ntk" in tables:
+        kernels = table.kernel_rows(config.kernel_rows, tables.pop("ntk"), output_json)
+        table.write(RESULTS / f"{prefix}ntk.csv", kernels)
     for op, entries in tables.items():
         with (RESULTS / f"{prefix}{op}.csv").open("w", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")

@@ -1,0 +1,99 @@
+"""Whole kernels: entk and every peer, side by side, each behind a gate of correctness.
+
+The gate, before any time is told: on two samples a side, at most GATE from the float64 loop of
+tests/oracle.py; on all samples, the median over sample pairs of the difference to entk's kernel at
+most GATE. (Not the largest: where a ReLU's input is within rounding of zero, two correct float32
+kernels differ by percents at that sample.)
+"""
+
+from __future__ import annotations
+
+import time
+from functools import lru_cache
+
+import numpy as np
+import pytest
+import torch
+
+import entk
+from benchmarks.cases import FULL, SHORT, Case
+from benchmarks.peers import JAX_WAYS, WAYS
+from benchmarks.worker import PeerError, Worker
+from tests import oracle
+
+GATE = 1e-4
+SECONDS = 4.0  # of timed rounds, about
+ALL = (*WAYS, *JAX_WAYS)
+
+
+def pytest_generate_tests(metafunc):
+    if "way" in metafunc.fixturenames:
+        cases = FULL if metafunc.config.getoption("full") else SHORT
+        only = metafunc.config.getoption("way") or ALL
+        pairs = [(case, way) for case in cases for way in ALL if way in only]
+        metafunc.parametrize(("case", "way"), pairs, ids=str)
+
+
+@lru_cache(maxsize=1)
+def truth(case: Case) -> np.ndarray:
+    model, x, z = case.make()
+    few = few_samples(case)
+    z = None if z is None else z[:few]
+    return oracle.mode(oracle.ntk(model, x[:few], z), case.outputs).numpy()
+
+
+def few_samples(case: Case) -> int:
+    """Samples a side whose Jacobians in float64 fit into memory."""
+    return 2 if case.o <= 10 else 1
+
+
+@lru_cache(maxsize=1)
+def our_kernel(case: Case) -> np.ndarray:
+    model, x, z = case.make()
+    return entk.ntk(model, x, z, outputs=case.outputs).numpy()
+
+
+@lru_cache(maxsize=1)
+def our_plan(case: Case) -> entk.Plan:
+    model, x, z = case.make()
+    return entk.plan_ntk(model, x, z, outputs=case.outputs)
+
+
+def far(found: np.ndarray, expected: np.ndarray, outputs: str) -> float:
+    """The median over sample pairs of |difference| / |expected|."""
+    axes = {"all": (1, 3), "diagonal": (0,)}.get(outputs, ())
+    above, below = (np.sqrt((t**2).sum(axes)) for t in (found - expected, expected))
+    return float(np.median(above / below))
+
+
+def test_ntk(benchmark, case: Case, way: str, request, kernel_rows):
+    if request.config.getoption("device") == "cuda":
+        pytest.skip("peers are compared on the CPU")
+    threads = torch.get_num_threads()
+    operations = sum(c.flops for c in our_plan(case).layers)
+    note = {"case": str(case), "way": way, "operations": operations}
+    worker = None
+    try:
+        worker = Worker(case, way, threads, request.config.getoption("jax_python"))
+        error = far(worker.kernel(few_samples(case)), truth(case), case.outputs)
+        assert error <= GATE, f"{way} is wrong on {case}: {error:.1e} from the float64 loop"
+        error = far(worker.kernel(), our_kernel(case), case.outputs)
+        assert error <= GATE, f"{way} and entk differ on {case} by {error:.1e}"
+        seconds = timed(worker)
+        rounds = max(2, min(15, int(SECONDS / seconds)))
+        peaks = []
+        benchmark.extra_info.update(op="ntk", **note)
+        benchmark.pedantic(lambda: peaks.append(worker.run()), rounds=rounds, warmup_rounds=0)
+        kernel_rows.append({**note, "peak_gb": peaks[-1], "difference": error})
+    except PeerError as failed:
+        kernel_rows.append({**note, "failed": str(failed)})
+        pytest.skip(str(failed))
+    finally:
+        if worker is not None:
+            worker.close()
+
+
+def timed(worker: Worker) -> float:
+    start = time.perf_counter()
+    worker.run()
+    return time.perf_counter() - start

@@ -1,0 +1,102 @@
+"""One way of one case in a process of its own, so that its peak of memory is its own.
+
+Reads lines "COUNT [PATH]": computes the kernel of COUNT samples a side (0: of all), saved to PATH
+if given; answers each with a line of JSON: {"peak_gb": ...} or {"error": ...}.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.cases import BY_NAME, Case
+from benchmarks.export import export
+from benchmarks.peers import JAX_WAYS, WAYS
+
+LIMIT_GB = 20
+LIMIT_SECONDS = 90  # for one kernel; a way that needs more is reported as such
+
+
+class PeerError(Exception):
+    """What a way answered in place of a kernel."""
+
+
+class Worker:
+    """A way of a case, running in a process."""
+
+    def __init__(self, case: Case, way: str, threads: int, jax_python: str | None):
+        self.folder = tempfile.TemporaryDirectory()
+        command = [sys.executable, "-m", "benchmarks.worker", str(case), way, str(threads)]
+        if way in JAX_WAYS:
+            if jax_python is None:
+                raise PeerError("no environment for it: see benchmarks/README.md")
+            try:
+                export(*case.make(), Path(self.folder.name))
+            except Exception as error:  # the network cannot be told to it
+                raise PeerError(str(error).splitlines()[0]) from None
+            script = Path(__file__).with_name("jax_worker.py")
+            command = [jax_python, str(script), self.folder.name, JAX_WAYS[way], case.outputs]
+            command = ["taskset", "-c", ",".join(map(str, range(threads))), *command]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        self.process = subprocess.Popen(command, stderr=subprocess.DEVNULL, **pipes)
+
+    def run(self, count: int = 0, path: Path | str = "") -> float:
+        """Compute the kernel; the process' peak in GB so far."""
+        timer = threading.Timer(LIMIT_SECONDS, self.process.kill)
+        timer.start()
+        try:
+            self.process.stdin.write(f"{count} {path}\n")
+            self.process.stdin.flush()
+            answer = self.process.stdout.readline()
+        except BrokenPipeError:
+            answer = ""
+        ended = not timer.is_alive()
+        timer.cancel()
+        if not answer:
+            reason = f"more than {LIMIT_SECONDS} s" if ended else "the process died"
+            raise PeerError(reason)
+        told = json.loads(answer)
+        if "error" in told:
+            raise PeerError(told["error"].splitlines()[0][:160])
+        return told["peak_gb"]
+
+    def kernel(self, count: int = 0) -> np.ndarray:
+        path = Path(self.folder.name) / "kernel.npy"
+        self.run(count, path)
+        return np.load(path)
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+        self.folder.cleanup()
+
+
+def main(case: Case, way: str, threads: int) -> None:
+    torch.set_num_threads(threads)
+    resource.setrlimit(resource.RLIMIT_DATA, (LIMIT_GB * 10**9,) * 2)
+    model, x, z = case.make()
+    kernel = WAYS[way](model)
+    for line in sys.stdin:
+        count, _, path = line.strip().partition(" ")
+        few = int(count) or None
+        found = kernel(x[:few], None if z is None else z[:few], case.outputs)
+        if path:
+            np.save(path, found.detach().numpy())
+        del found
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+        print(json.dumps({"peak_gb": peak}), flush=True)
+
+
+if __name__ == "__main__":
+    try:
+        main(BY_NAME[sys.argv[1]], sys.argv[2], int(sys.argv[3]))
+    except Exception as error:  # whatever a peer dies of is told in the results
+        print(json.dumps({"error": f"{type(error).__name__}: {error}"}), flush=True)

@@ -16,6 +16,7 @@ import pybind11
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
+SOURCES = ("module", "gram_dot", "gemm", "gram", "pairs_gram")
 ARCHITECTURES = ("80", "90")
 FLAGS = ["-O3", "-std=c++17"]
 # float64 sums must not depend on whether the processor has a fused multiply-add
@@ -92,12 +93,12 @@ setup(
     ext_modules=[
         Extension(
             "entk._native",
-            ["csrc/module.cpp", "csrc/gram_dot.cpp"],
+            [f"csrc/{name}.cpp" for name in SOURCES],
             include_dirs=[pybind11.get_include()],
             extra_compile_args=HOST_FLAGS,
             extra_link_args=["-pthread"],
             language="c++",
-            depends=["csrc/gram_dot.h", "csrc/gram_dot.cu"],
+            depends=[str(path) for path in Path("csrc").iterdir()],
         )
     ],
     cmdclass={"build_ext": BuildOrSay},

@@ -13,11 +13,10 @@
 
 #include <algorithm>
 #include <array>
-#include <atomic>
 #include <cstring>
-#include <system_error>
-#include <thread>
 #include <vector>
+
+#include "parallel.h"
 
 // One object file for every x86-64: the loader picks the clone that this processor can run.
 #if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__)
@@ -133,32 +132,16 @@ template <typename T>
 void run(const Pair& pair, int threads, double out[3]) {
     const Chunks chunks(pair);
     std::vector<std::array<double, 3>> sums(static_cast<size_t>(chunks.count));
-    std::atomic<int64_t> next{0};
-    auto work = [&] {
-        for (int64_t chunk; (chunk = next.fetch_add(1)) < chunks.count;) {
-            const Lanes lanes = sum_chunk<T>(pair, chunks, chunk);
-            std::array<double, 3> s{};
-            for (int64_t l = 0; l < kUnroll * kLanes; ++l) {
-                s[0] += lanes.ab[l / kLanes][l % kLanes];
-                s[1] += lanes.aa[l / kLanes][l % kLanes];
-                s[2] += lanes.bb[l / kLanes][l % kLanes];
-            }
-            sums[static_cast<size_t>(chunk)] = s;
+    in_parallel(chunks.count, threads, [&](int64_t chunk) {
+        const Lanes lanes = sum_chunk<T>(pair, chunks, chunk);
+        std::array<double, 3> s{};
+        for (int64_t l = 0; l < kUnroll * kLanes; ++l) {
+            s[0] += lanes.ab[l / kLanes][l % kLanes];
+            s[1] += lanes.aa[l / kLanes][l % kLanes];
+            s[2] += lanes.bb[l / kLanes][l % kLanes];
         }
-    };
-
-    std::vector<std::thread> pool;
-    try {
-        for (int64_t t = 1; t < std::min<int64_t>(threads, chunks.count); ++t) {
-            pool.emplace_back(work);
-        }
-    } catch (const std::system_error&) {
-        // the machine grants no more threads: those there are do the work, with the same bits
-    }
-    work();
-    for (auto& thread : pool) {
-        thread.join();
-    }
+        sums[static_cast<size_t>(chunk)] = s;
+    });
     for (const auto& s : sums) {
         for (int i = 0; i < 3; ++i) {
             out[i] += s[static_cast<size_t>(i)];

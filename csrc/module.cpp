@@ -1,10 +1,16 @@
 // The pybind11 face of the extension: pointers, shapes and strides in, numbers out; no torch.
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
+#include <algorithm>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
+#include "gemm.h"
+#include "gram.h"
 #include "gram_dot.h"
+#include "pairs_gram.h"
 
 namespace py = pybind11;
 
@@ -35,6 +41,40 @@ py::tuple gram_dot(uintptr_t a, int64_t a_row, int64_t a_column, uintptr_t b, in
     return py::make_tuple(out[0], out[1], out[2]);
 }
 
+// Pointers and sizes are checked where they are taken from tensors, in entk/ops/native.py.
+void gram(uintptr_t j, int64_t j_row, uintptr_t k, int64_t k_row, uintptr_t out, int64_t out_row,
+          int64_t rows, int64_t columns, int64_t depth, bool lower, bool is_double, int threads) {
+    const entk::Gram x{reinterpret_cast<const void*>(j), reinterpret_cast<const void*>(k), j_row,
+                       k_row, reinterpret_cast<void*>(out), out_row, rows, columns, depth, lower};
+    py::gil_scoped_release release;
+    entk::gram(x, is_double, threads);
+}
+
+void rows(uintptr_t g, const std::vector<int64_t>& g_shape, const std::vector<int64_t>& g_strides,
+          uintptr_t a, int64_t patch, const std::vector<int64_t>& a_strides, uintptr_t j,
+          bool is_double, int threads) {
+    entk::Rows x{reinterpret_cast<const void*>(g), reinterpret_cast<const void*>(a),
+                 reinterpret_cast<void*>(j), g_shape.at(0), g_shape.at(1), g_shape.at(2),
+                 g_shape.at(3), patch, g_shape.at(4), {}, {}};
+    std::copy_n(g_strides.begin(), 5, x.g_strides);
+    std::copy_n(a_strides.begin(), 4, x.a_strides);
+    py::gil_scoped_release release;
+    entk::rows(x, is_double, threads);
+}
+
+void pairs_gram(uintptr_t a, uintptr_t g, uintptr_t b, uintptr_t h, bool tokens,
+                const std::vector<int64_t>& g_shape, int64_t m, int64_t patch, int64_t s,
+                uintptr_t out, int64_t out_n, int64_t out_o, int64_t out_m, int mode, bool lower,
+                bool is_double, int threads) {
+    const entk::PairsGram x{reinterpret_cast<const void*>(a), reinterpret_cast<const void*>(g),
+                            reinterpret_cast<const void*>(b), reinterpret_cast<const void*>(h),
+                            tokens, g_shape.at(0), m, g_shape.at(1), g_shape.at(2), g_shape.at(3),
+                            patch, g_shape.at(4), s, reinterpret_cast<void*>(out), out_n, out_o,
+                            out_m, static_cast<entk::Outputs>(mode), lower};
+    py::gil_scoped_release release;
+    entk::pairs_gram(x, is_double, threads);
+}
+
 #ifdef ENTK_WITH_CUDA
 void gram_dot_cuda(uintptr_t a, int64_t a_row, int64_t a_column, uintptr_t b, int64_t b_row,
                    int64_t b_column, int64_t rows, int64_t columns, bool is_double,
@@ -58,6 +98,12 @@ void gram_dot_cuda(uintptr_t a, int64_t a_row, int64_t a_column, uintptr_t b, in
 PYBIND11_MODULE(_native, module) {
     module.doc() = "Native kernels of entk; see entk/ops/native.py.";
     module.def("gram_dot", &gram_dot);
+    module.def("gram", &gram);
+    module.def("rows", &rows);
+    module.def("pairs_gram", &pairs_gram);
+    const char* instructions = entk::gemm_instructions();
+    module.attr("instructions") = instructions == nullptr ? py::object(py::none())
+                                                          : py::object(py::str(instructions));
 #ifdef ENTK_WITH_CUDA
     module.attr("cuda") = true;
     module.def("gram_dot_cuda", &gram_dot_cuda);

@@ -8,6 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from entk.factors import Factors
+
 try:
     import entk._native as _native
 except ImportError as error:  # built without a compiler, or for another Python
@@ -27,6 +29,75 @@ def native_cuda_status() -> str:
     if not _native.cuda:
         return _reason("cuda", "the extension was built without CUDA")
     return "ok" if torch.cuda.is_available() else "no CUDA device, or torch is built without CUDA"
+
+
+def why_not_products(device: torch.device, dtype: torch.dtype) -> str | None:
+    """Why gram, pairs_gram and rows cannot serve tensors of this device and dtype, or None."""
+    if device.type != "cpu":
+        return f"its products run on the CPU, the model is on {device.type}"
+    if native_status() != "ok":
+        return native_status()
+    if _native.instructions is None:
+        return "its products need a processor with AVX2 and FMA"
+    return None if dtype in (torch.float32, torch.float64) else f"it has no products of {dtype}"
+
+
+def gram_native(j: Tensor, k: Tensor, out: Tensor, outputs: str, *, lower: bool = False) -> None:
+    """As `gram`; only the lower triangle is formed where it is all that is asked for."""
+    if outputs == "diagonal":
+        for o in range(j.shape[1]):
+            _gram(j[:, o], k[:, o], out[o], lower)
+    elif outputs == "all":
+        n, o, m, _ = out.shape
+        _gram(j.flatten(0, 1), k.flatten(0, 1), out.view(n * o, m * o), lower)
+    else:
+        _gram(j.flatten(1), k.flatten(1), out, lower)
+
+
+def _gram(j: Tensor, k: Tensor, out: Tensor, lower: bool) -> None:
+    j, k = (t if t.stride(1) == 1 else t.contiguous() for t in (j, k))
+    rows = (t for pair in ((t.data_ptr(), t.stride(0)) for t in (j, k, out)) for t in pair)
+    shape = (*out.shape, j.shape[1])
+    _native.gram(*rows, *shape, lower, _is_double(out), torch.get_num_threads())
+
+
+def rows_native(f: Factors) -> Tensor:
+    """As `rows` of factors that are no tokens: J [N, O, P]."""
+    a, g = (t if 1 in t.stride()[-2:] else t.contiguous() for t in f)
+    n, o, groups, c, _ = g.shape
+    j = g.new_empty(n, o, groups * c * a.shape[2])
+    shapes = (g.data_ptr(), g.shape, g.stride(), a.data_ptr(), a.shape[2], a.stride())
+    _native.rows(*shapes, j.data_ptr(), _is_double(g), torch.get_num_threads())
+    return j
+
+
+def pairs_gram_native(
+    x: Factors, z: Factors, out: Tensor, outputs: str, *, lower: bool = False
+) -> None:
+    """As `pairs_gram`; what comes between the factors and `out` stays in the caches."""
+    a, g, b, h = (t.contiguous() for t in (*x, *z))
+    patch = 0 if x.is_tokens else a.shape[2]
+    n, o, m = {"all": (0, 1, 2), "diagonal": (1, 0, 2)}.get(outputs, (0, 0, 1))
+    strides = (out.stride(n), out.stride(o), out.stride(m))
+    mode = ("all", "diagonal").index(outputs) if outputs in ("all", "diagonal") else 2
+    _native.pairs_gram(
+        *(t.data_ptr() for t in (a, g, b, h)),
+        x.is_tokens,
+        g.shape,
+        len(h),
+        patch,
+        h.shape[-1],
+        out.data_ptr(),
+        *strides,
+        mode,
+        lower,
+        _is_double(out),
+        torch.get_num_threads(),
+    )
+
+
+def _is_double(t: Tensor) -> bool:
+    return t.dtype == torch.float64
 
 
 def _reason(part: str, otherwise: str) -> str:

@@ -1,7 +1,4 @@
-"""Writes docs/cli.md and docs/config.md from the code; with --check, only says which are stale.
-
-python docs/generate.py [--check]
-"""
+"""Writes docs/cli.md and docs/config.md from the code; `--check` only says which are stale."""
 
 from __future__ import annotations
 
@@ -22,7 +19,6 @@ from twophase.config import Config
 from twophase.presets import PRESETS
 
 HERE = Path(__file__).parent
-WIDTH = 100
 NOTE = "<!-- Written by docs/generate.py; change twophase/{} and run it. -->"
 BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
 
@@ -30,7 +26,7 @@ BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiv
 def help_of(*verb: str) -> str:
     """What `twophase VERB --help` prints into a pipe of a fixed width."""
     text = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
-    with patch.dict(os.environ, COLUMNS=str(WIDTH)), contextlib.redirect_stdout(text):
+    with patch.dict(os.environ, COLUMNS="100"), contextlib.redirect_stdout(text):
         with contextlib.suppress(SystemExit):
             cli.main([*verb, "--help"])
     text.seek(0)

@@ -13,11 +13,9 @@ from entk.errors import InputError
 from entk.factors import Factors, kernel_shape
 from entk.features import capture_block
 from entk.inputs import check_model, check_outputs, check_samples, parameter_names
-from entk.ops import choose_backend
-from entk.ops.gram import gram
-from entk.ops.pairs_gram import pairs_gram
+from entk.ops import choose_backend, products
 from entk.plan import Plan, Rates, layer_costs, parse_bytes
-from entk.precision import computing
+from entk.precision import check_precision, computing
 from entk.survey import Survey, survey
 from entk.tiling import available_memory, choose_tiles, footprint
 
@@ -61,6 +59,7 @@ class Engine:
     def tile(self, x: Block, z: Block, like: Tensor, lower: bool) -> Tile:
         """The tile of two blocks, of the dtype and device of `like`; `lower`: they are the same."""
         shape = kernel_shape(x.samples, z.samples, self.found.outputs, self.plan.outputs)
+        gram, pairs_gram = products(self.plan.backend, self.plan.precision)
         found = {}
         with computing(), torch.no_grad():
             for group in self.groups:
@@ -136,7 +135,6 @@ def prepare(
     z: Tensor | None,
     outputs: str,
     params: Iterable[str] | None,
-    precision: str | None = None,
 ) -> tuple[tuple[str, ...], Survey]:
     """Check every argument and look at the model; nothing of the kernel is computed yet."""
     check_model(model)
@@ -159,12 +157,14 @@ def make_plan(
     block: int | None = None,
     strategy: str | None = None,
     backend: str = "auto",
+    precision: str | None = None,
     copies: int = 1,
     streamed: bool = False,
 ) -> Plan:
     """A plan from a survey; `copies` kernels are kept (by_layer), none if `streamed`."""
     samples = (len(x), len(x if z is None else z))
-    backend = choose_backend(backend)
+    backend = choose_backend(backend, like.device, like.dtype)
+    precision = check_precision(precision, backend, like.dtype)
     if block is not None and (not isinstance(block, int) or block < 1):
         raise InputError(f"block={block!r}, expected a number of samples, at least 1")
     memory = available_memory(like.device) if memory is None else parse_bytes(memory)
@@ -188,6 +188,7 @@ def make_plan(
         keep=keep,
         memory=memory,
         peak=peak,
+        precision=precision,
     )
 
 
@@ -199,6 +200,7 @@ def check_plan(
     z: Tensor | None,
     like: Tensor,
     outputs: str,
+    precision: str | None = None,
 ) -> None:
     """A plan that the user brings must have been made for this very request."""
     samples = (len(x), len(x if z is None else z))
@@ -209,6 +211,7 @@ def check_plan(
         "shape": kernel_shape(*samples, found.outputs, outputs),
         "dtype": str(like.dtype).removeprefix("torch."),
         "device": str(like.device),
+        "precision": plan.precision if precision is None else precision,
     }
     for what, value in expected.items():
         if getattr(plan, what) != value:

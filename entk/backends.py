@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-
 import torch
 
+from entk.ops import why_not_triton
 from entk.ops.native import native_cuda_status, native_status
 
 
@@ -27,6 +26,4 @@ def backends() -> dict[str, str]:
 def _triton_status() -> str:
     if not torch.cuda.is_available():
         return "no CUDA device, or torch is built without CUDA"
-    if find_spec("triton") is None:
-        return "triton is not installed"
-    return "no kernel of entk's uses it yet"
+    return why_not_triton(torch.device("cuda"), torch.float32) or "ok"

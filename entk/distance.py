@@ -34,7 +34,7 @@ def kernel_distance(
 
     A and B are tensors, arrays, `KernelFile`s or paths to them, of one shape; or two models,
     whose kernels at x (and z) are then computed tile by tile and not kept (`options` as for
-    `ntk`: outputs, params, memory, block, strategy, backend).
+    `ntk`: outputs, params, memory, block, strategy, backend, precision).
 
     S is 0 for a kernel and any positive multiple of it, 1 for orthogonal ones, and arccos(1 - S)
     is the angle between them. Small S keep their leading digits (S = |A/|A| - B/|B||^2 / 2);

@@ -11,7 +11,7 @@ from entk.factors import Factors
 from entk.features import capture_block
 from entk.inputs import check_outputs
 from entk.plan import Plan
-from entk.precision import check_precision, computing
+from entk.precision import computing
 from entk.progress import Progress
 
 
@@ -26,6 +26,7 @@ def plan_ntk(
     block: int | None = None,
     strategy: str | None = None,
     backend: str = "auto",
+    precision: str | None = None,
 ) -> Plan:
     """How `ntk` would compute this kernel and what that costs; `print(plan)` shows a table.
 
@@ -34,7 +35,8 @@ def plan_ntk(
     """
     _, found = prepare(model, x, z, outputs, params)
     like = next(model.parameters())
-    options = {"memory": memory, "block": block, "strategy": strategy, "backend": backend}
+    options = {"memory": memory, "block": block, "strategy": strategy}
+    options |= {"backend": backend, "precision": precision}
     return make_plan(found, x, z, like, outputs, **options)
 
 
@@ -67,7 +69,9 @@ def ntk(
         x, z: samples [N, ...] and [M, ...].
         params: names of parameters; None takes all with requires_grad.
         by_layer: return {layer name: kernel}, whose sum is the kernel, in the same passes.
-        precision: None or "ieee": products in IEEE arithmetic of the model's dtype.
+        precision: None or "ieee": products in IEEE arithmetic of the model's dtype. With
+            backend="triton" and float32 also, from few bits to nearly all and from fast to slow,
+            "tf32", "bf16x3", "tf32x3", "bf16x6"; sums are float32 all the same.
         memory: budget beyond the model and the samples, in bytes or as "2GB"; None takes half
             of what is free.
         plan: a plan from `plan_ntk` for the same request.
@@ -84,15 +88,14 @@ def ntk(
     >>> entk.ntk(model, torch.randn(4, 3)).shape
     torch.Size([4, 2, 4, 2])
     """
-    check_precision(precision)
     names, found = prepare(model, x, z, outputs, params)
     like = next(model.parameters())
     copies = len({name.rpartition(".")[0] or name for name in names}) if by_layer else 1
-    options = {"memory": memory, "backend": backend, "copies": copies}
+    options = {"memory": memory, "backend": backend, "precision": precision, "copies": copies}
     if plan is None:
         plan = make_plan(found, x, z, like, outputs, **options)
     else:
-        check_plan(plan, names, found, x, z, like, outputs)
+        check_plan(plan, names, found, x, z, like, outputs, precision)
     engine = Engine(model, found, plan, by_layer)
     kernels = {group: like.new_zeros(plan.shape) for group in engine.groups}
     wanted = list(plan.tiles())

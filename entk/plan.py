@@ -56,6 +56,7 @@ class Plan:
     keep: int  # blocks whose features are in memory at once
     memory: int  # bytes allowed
     peak: int  # bytes expected
+    precision: str = "ieee"  # of float32 products; sums are of the model's dtype
 
     def tiles(self) -> Iterator[tuple[int, int]]:
         """Block indices (i, j) of the tiles that are computed."""

@@ -8,8 +8,7 @@ from contextlib import contextmanager
 import torch
 
 from entk.errors import InputError
-
-PRECISIONS = (None, "ieee")
+from entk.ops import PRECISIONS
 
 
 def _settings() -> tuple:
@@ -32,7 +31,15 @@ def computing() -> Iterator[None]:
             s.fp32_precision = value
 
 
-def check_precision(precision: str | None) -> str:
-    if precision not in PRECISIONS:
-        raise InputError(f"precision={precision!r}, expected None or 'ieee'")
-    return "ieee"
+def check_precision(precision: str | None, backend: str, dtype: torch.dtype) -> str:
+    """The precision of a backend's products; None stands for IEEE, which all of them have."""
+    if precision is None:
+        return "ieee"
+    if precision not in PRECISIONS[backend]:
+        raise InputError(
+            f"precision={precision!r} with backend={backend!r}, expected None or one of "
+            f"{PRECISIONS[backend]}; backend='triton' has {PRECISIONS['triton']}"
+        )
+    if precision != "ieee" and dtype != torch.float32:
+        raise InputError(f"precision={precision!r} is for float32 models, this one is {dtype}")
+    return precision

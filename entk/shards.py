@@ -204,7 +204,7 @@ def _provenance(request: dict, plan: Plan, layers: list[str]) -> dict:
         "dtype": plan.dtype,
         "device": plan.device,
         "backend": plan.backend,
-        "precision": "ieee",
+        "precision": plan.precision,
         "threads": torch.get_num_threads(),
         "versions": {
             "entk": _version("entk"),

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from entk.assemble import Engine, check_plan, make_plan, prepare
 from entk.errors import InputError
+from entk.ops import choose_backend
 from entk.plan import Plan
 from entk.precision import check_precision
 from entk.progress import Progress
@@ -50,21 +51,24 @@ def write_ntk(
         KernelFileError: the disk refused; finished shards are kept. And what `ntk` raises.
     """
     path = Path(path)
-    check_precision(precision)
     if not path.parent.is_dir():
         raise InputError(f"the folder {path.parent} does not exist; create it first")
     names, found = prepare(model, x, z, outputs, params)
     like = next(model.parameters())
-    request = _request(model, x, z, names, outputs, by_layer)
+    if plan is not None:
+        check_plan(plan, names, found, x, z, like, outputs, precision)
+        precision = plan.precision
+    else:
+        chosen = choose_backend(backend, like.device, like.dtype)
+        precision = check_precision(precision, chosen, like.dtype)
+    request = _request(model, x, z, names, outputs, by_layer, precision)
     store = Shards(path, request)
     if not resume:
         shutil.rmtree(store.folder, ignore_errors=True)
     elif store.finished():
         return KernelFile(path)
-    if plan is not None:
-        check_plan(plan, names, found, x, z, like, outputs)
-    else:
-        options = {"memory": memory, "backend": backend, "streamed": True}
+    if plan is None:
+        options = {"memory": memory, "backend": backend, "precision": precision, "streamed": True}
         plan = store.begun() or make_plan(found, x, z, like, outputs, **options)
     store.begin(plan)
     engine = Engine(model, found, plan, by_layer)
@@ -79,7 +83,9 @@ def write_ntk(
     return KernelFile(path)
 
 
-def _request(model, x, z, names: tuple[str, ...], outputs: str, by_layer: bool) -> dict:
+def _request(
+    model, x, z, names: tuple[str, ...], outputs: str, by_layer: bool, precision: str
+) -> dict:
     """What identifies a kernel: the same request gives the same numbers."""
     state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     return {
@@ -90,6 +96,7 @@ def _request(model, x, z, names: tuple[str, ...], outputs: str, by_layer: bool) 
         "parameters": list(names),
         "outputs": outputs,
         "by_layer": by_layer,
+        "precision": precision,
     }
 
 

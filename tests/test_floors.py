@@ -16,8 +16,8 @@ LONGEST = 300
 # A module of entk imports from lower floors only; the files of ops/ and rules/ know each other.
 FLOORS = (
     ("errors", "factors", "progress"),
-    ("inputs", "ops", "precision", "rules"),
-    ("backends", "capture"),
+    ("inputs", "ops", "rules"),
+    ("backends", "capture", "precision"),
     ("generic", "linearize"),
     ("survey",),
     ("plan",),

@@ -203,7 +203,11 @@ class Config(_Section):
 
 
 def build(values: dict[str, Any], overrides: Sequence[str] = ()) -> Config:
-    """A config from nested values and `key.sub=value` overrides; errors name the key."""
+    """A config from nested values and `key.sub=value` overrides; errors name the key.
+
+    >>> build({"name": "mine"}, ["training.rate=0.3", "model.widths=[8, 16]"]).model.widths
+    (8, 16)
+    """
     # as JSON, where strict types still take a list for a tuple; a TOML date becomes a string
     values = json.loads(json.dumps(values, default=str))
     for text in overrides:

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from entk.errors import BackendUnavailableError, InputError
-from entk.ops import native
+from entk.ops import native, why_not_triton
 
-BACKENDS = ("auto", "torch", "native")
+BACKENDS = ("auto", "torch", "native", "triton")
 DTYPES = (torch.float32, torch.float64)
 
 
@@ -21,7 +21,8 @@ def gram_dot_torch(a: Tensor, b: Tensor) -> Tensor:
 def gram_dot(a: Tensor, b: Tensor, backend: str = "auto") -> Tensor:
     """As `gram_dot_torch`, by the first backend that can serve: native (one pass), else torch.
 
-    Native bits depend on shape and strides alone, not on threads; torch promises no such thing.
+    Bits of native and triton depend on shape and strides alone, not on threads; torch promises no
+    such thing.
     """
     if backend not in BACKENDS:
         raise InputError(f"backend={backend!r}, expected one of {BACKENDS}")
@@ -32,18 +33,24 @@ def gram_dot(a: Tensor, b: Tensor, backend: str = "auto") -> Tensor:
         )
     if a.is_complex() or b.is_complex():
         raise InputError(f"gram_dot got {a.dtype} and {b.dtype}, expected real kernels")
-    reason = None if backend == "torch" else _why_not_native(a, b)
-    if backend == "native" and reason:
+    reason = None if backend == "torch" else _why_not(backend, a, b)
+    if backend not in ("auto", "torch") and reason:
         raise BackendUnavailableError(
-            f"backend='native' cannot serve gram_dot: {reason}; use backend='auto'"
+            f"backend={backend!r} cannot serve gram_dot: {reason}; use backend='auto'"
         )
     if backend == "torch" or reason:
         return gram_dot_torch(a, b)
     dtype = torch.promote_types(a.dtype, b.dtype)
-    return native.gram_dot_op(_matrix(a.to(dtype)), _matrix(b.to(dtype)))
+    a, b = _matrix(a.to(dtype)), _matrix(b.to(dtype))
+    if backend == "triton":
+        from entk.ops.gram_dot_triton import gram_dot_triton  # imports triton
+
+        return gram_dot_triton(a.resolve_neg(), b.resolve_neg())
+    return native.gram_dot_op(a, b)
 
 
-def _why_not_native(a: Tensor, b: Tensor) -> str | None:
+def _why_not(backend: str, a: Tensor, b: Tensor) -> str | None:
+    """Why triton, if it is named, or else native cannot serve."""
     if a.dtype not in DTYPES or b.dtype not in DTYPES:
         return f"it takes float32 and float64, got {a.dtype} and {b.dtype}"
     if a.device.type not in ("cpu", "cuda"):
@@ -52,6 +59,8 @@ def _why_not_native(a: Tensor, b: Tensor) -> str | None:
         return f"it takes strided tensors, got {a.layout} and {b.layout}"
     if torch.is_grad_enabled() and (a.requires_grad or b.requires_grad):
         return "it has no derivative and a kernel requires one"
+    if backend == "triton":
+        return why_not_triton(a.device, torch.promote_types(a.dtype, b.dtype))
     status = native.native_status() if a.device.type == "cpu" else native.native_cuda_status()
     return None if status == "ok" else status
 

@@ -59,7 +59,7 @@ REFUSED = {
     "unknown_mode": (mlp(), X, {"outputs": "logits"}, entk.InputError, "outputs='logits', expected one of"),
     "unknown_precision": (mlp(), X, {"precision": "tf32"}, entk.InputError, "precision='tf32'"),
     "unknown_backend": (mlp(), X, {"backend": "cuda"}, entk.InputError, "backend='cuda', expected one of"),
-    "backend_unavailable": (mlp(), X, {"backend": "triton"}, entk.BackendUnavailableError, "backend='triton' has no gram"),
+    "backend_unavailable": (mlp(), X, {"backend": "triton"}, entk.BackendUnavailableError, "backend='triton' cannot serve: "),
     "memory_text": (mlp(), X, {"memory": "much"}, entk.InputError, "memory='much'"),
     "memory_small": (mlp(), X, {"memory": 100}, entk.InputError, "too small: tiles of 1 samples need about"),
     "nan": (broken(mlp()), X, {}, entk.InputError, "not finite for 1 of 1 samples"),

@@ -59,7 +59,7 @@ class Engine:
     def tile(self, x: Block, z: Block, like: Tensor, lower: bool) -> Tile:
         """The tile of two blocks, of the dtype and device of `like`; `lower`: they are the same."""
         shape = kernel_shape(x.samples, z.samples, self.found.outputs, self.plan.outputs)
-        gram, pairs_gram = products(self.plan.backend, self.plan.precision)
+        gram, pairs_gram, _ = products(self.plan.backend, self.plan.precision)
         found = {}
         with computing(), torch.no_grad():
             for group in self.groups:

@@ -8,7 +8,7 @@ path still leads from the output to a parameter is a use that no rule covers.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,10 +87,11 @@ class Call:
         a, g = (t.unflatten(0, (-1, layout.repeat)).movedim(1, -2).flatten(-2) for t in (a, g))
         return Factors(a, g)
 
-    def rows(self, role: str, layout: Layout, g: Tensor) -> Tensor:
-        """The parameter's Jacobian [N, O, P]."""
+    def rows(self, role: str, layout: Layout, g: Tensor, form: Callable) -> Tensor:
+        """The parameter's Jacobian [N, O, P]; `form` makes it of factors that are no tokens."""
         if role in self.rule.factors:
-            return self.factors(role, layout, g).rows(len(self.arguments[role]))
+            f = self.factors(role, layout, g)
+            return f.rows(len(self.arguments[role])) if f.is_tokens else form(f)
         x = layout.samples_first(self.arguments["input"])
         j = self.rule.rows[role](self.arguments, x, g)
         return j if layout.repeat == 1 else j.unflatten(0, (-1, layout.repeat)).sum(1)
@@ -132,7 +133,7 @@ class Recorder(TorchFunctionMode):
 
     def _note(self, func, rule: Rule, roles: dict[str, str], arguments: dict[str, Any]) -> Tensor:
         arguments.update({role: arguments[role].detach() for role in roles})
-        output = func(**arguments)
+        output = (rule.function or func)(**arguments)
         arguments["input"] = arguments["input"].detach()
         first = not output.requires_grad
         output.requires_grad_()

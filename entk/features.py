@@ -9,6 +9,7 @@ from entk.capture import Call, check_finite, forward, gradients, leaf_state
 from entk.errors import UnsupportedModelError
 from entk.factors import Factors, concatenate
 from entk.generic import generic_jacobian
+from entk.ops import products
 from entk.plan import Plan
 from entk.survey import Served, Survey
 
@@ -20,6 +21,7 @@ def capture_block(
     strategy = {c.name: c.strategy for c in plan.layers}
     leaves, state = leaf_state(model, strategy, copy=found.writes_parameters)
     total = plan.outputs == "sum"
+    form = products(plan.backend, plan.precision).rows
     recorder = found.recorder(leaves)
     with recorder:
         y = forward(model, state, x, total)
@@ -34,8 +36,12 @@ def capture_block(
             g = call.stack(found.layouts[i], columns[i])
             columns[i] = None  # the widest gradients go as soon as they are used
             for s, role in uses[i]:
-                make = call.factors if strategy[s.name] == "pairs" else call.rows
-                parts.setdefault(s.name, []).append(make(role, found.layouts[i], g))
+                layout = found.layouts[i]
+                if strategy[s.name] == "pairs":
+                    part = call.factors(role, layout, g)
+                else:
+                    part = call.rows(role, layout, g, form)
+                parts.setdefault(s.name, []).append(part)
         for name, items in parts.items():
             chunks.setdefault(name, []).append(_over_calls(items))
     made = {name: _over_chunks(items) for name, items in chunks.items()}

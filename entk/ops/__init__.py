@@ -6,13 +6,30 @@ import os
 from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
+from typing import NamedTuple
 
 import torch
 
 from entk.errors import BackendUnavailableError, InputError
+from entk.factors import Factors
+from entk.ops import native
+from entk.ops.gram import gram
+from entk.ops.pairs_gram import pairs_gram
 
 BACKENDS = ("auto", "torch", "native", "triton")
-PRECISIONS = {"torch": ("ieee",), "triton": ("ieee", "tf32", "tf32x3", "bf16x3", "bf16x6")}
+PRECISIONS = {
+    "torch": ("ieee",),
+    "native": ("ieee",),
+    "triton": ("ieee", "tf32", "tf32x3", "bf16x3", "bf16x6"),
+}
+
+
+class Products(NamedTuple):
+    """A backend's arithmetic; each is defined by the PyTorch function of its name."""
+
+    gram: Callable
+    pairs_gram: Callable
+    rows: Callable
 
 
 def choose_backend(backend: str, device: torch.device, dtype: torch.dtype) -> str:
@@ -20,10 +37,11 @@ def choose_backend(backend: str, device: torch.device, dtype: torch.dtype) -> st
     if backend not in BACKENDS:
         raise InputError(f"backend={backend!r}, expected one of {BACKENDS}")
     if backend == "auto":
-        return "torch"  # on CUDA too, until triton has been measured there
+        # on CUDA torch, until triton has been measured there
+        return "torch" if native.why_not_products(device, dtype) else "native"
     reason = None
     if backend == "native":
-        reason = "it has no gram and no pairs_gram"
+        reason = native.why_not_products(device, dtype)
     elif backend == "triton":
         reason = why_not_triton(device, dtype)
     if reason:
@@ -33,17 +51,17 @@ def choose_backend(backend: str, device: torch.device, dtype: torch.dtype) -> st
     return backend
 
 
-def products(backend: str, precision: str) -> tuple[Callable, Callable]:
-    """(gram, pairs_gram) of a backend that `choose_backend` returned; only then is it imported."""
+def products(backend: str, precision: str) -> Products:
+    """The products of a backend that `choose_backend` returned; only then is triton imported."""
+    if backend == "native":
+        return Products(native.gram_native, native.pairs_gram_native, native.rows_native)
     if backend == "triton":
-        from entk.ops.gram_triton import gram_triton as gram
-        from entk.ops.pairs_gram_triton import pairs_gram_triton as pairs_gram
+        from entk.ops.gram_triton import gram_triton
+        from entk.ops.pairs_gram_triton import pairs_gram_triton
 
-        return partial(gram, precision=precision), partial(pairs_gram, precision=precision)
-    from entk.ops.gram import gram
-    from entk.ops.pairs_gram import pairs_gram
-
-    return gram, pairs_gram
+        both = (partial(f, precision=precision) for f in (gram_triton, pairs_gram_triton))
+        return Products(*both, Factors.rows)
+    return Products(gram, pairs_gram, Factors.rows)
 
 
 def why_not_triton(device: torch.device, dtype: torch.dtype) -> str | None:

@@ -28,6 +28,7 @@ class Rule:
     rows: dict[str, Callable[[Arguments, Tensor, Tensor], Tensor]] = field(default_factory=dict)
     serves: Callable[[Arguments], bool] = lambda arguments: True
     batch_first: bool = False  # only axis 0 of the input can hold the samples
+    function: Callable | None = None  # called by name in place of one that takes no names
 
     @property
     def roles(self) -> tuple[str, ...]:

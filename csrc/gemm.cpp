@@ -69,6 +69,7 @@ struct Simd;
 ENTK_SIMD(float, __m512, 16, 4, _mm512, ps)
 ENTK_SIMD(double, __m512d, 8, 2, _mm512, pd)
 constexpr int kRows = 14;  // 28 of 32 registers hold sums
+constexpr int kDots = 5;   // 25 of them
 #include "gemm_kernel.h"
 }  // namespace avx512
 #ifdef __clang__
@@ -85,6 +86,7 @@ struct Simd;
 ENTK_SIMD(float, __m256, 8, 4, _mm256, ps)
 ENTK_SIMD(double, __m256d, 4, 2, _mm256, pd)
 constexpr int kRows = 6;  // 12 of 16 registers hold sums
+constexpr int kDots = 3;  // 9 of them
 #include "gemm_kernel.h"
 }  // namespace avx2
 #ifdef __clang__
@@ -102,13 +104,22 @@ struct Workspace {
     }
 };
 
+bool wide() {
+    static const bool found = __builtin_cpu_supports("avx512f");
+    return found;
+}
+
+template <typename T>
+void dispatch_dots(const Product<T>& x) {
+    wide() ? avx512::dots(x) : avx2::dots(x);
+}
+
 template <typename T>
 void dispatch(const Product<T>& x) {
     static thread_local Workspace workspace;
-    static const bool wide = __builtin_cpu_supports("avx512f");
     T* left = static_cast<T*>(workspace.left);
     T* right = static_cast<T*>(workspace.right);
-    if (wide) {
+    if (wide()) {
         x.columns <= avx512::Simd<T>::lanes ? avx512::multiply<T, 1>(x, left, right)
                                             : avx512::multiply<T, 2>(x, left, right);
     } else {
@@ -127,12 +138,16 @@ const char* gemm_instructions() {
 }
 void gemm(const Product<float>& product) { dispatch(product); }
 void gemm(const Product<double>& product) { dispatch(product); }
+void dots(const Product<float>& product) { dispatch_dots(product); }
+void dots(const Product<double>& product) { dispatch_dots(product); }
 
 #else
 
 const char* gemm_instructions() { return nullptr; }
 void gemm(const Product<float>&) {}
 void gemm(const Product<double>&) {}
+void dots(const Product<float>&) {}
+void dots(const Product<double>&) {}
 
 #endif
 

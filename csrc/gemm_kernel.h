@@ -1,9 +1,11 @@
 // Included once per instruction set by gemm.cpp, which defines Simd<T>, kRows and the target first.
 // No standard templates in here: compiled for one instruction set, they could end up in another's code.
 
-// c[i, j] for kRows rows and the first NV vectors of a panel of b, over a depth of at most kDepth.
-template <typename T, int NV, int PANEL>
-static void micro(int64_t depth, const T* a, const T* b, T* c, int64_t stride, bool fresh) {
+// c[i, j] for kRows rows and the first NV vectors of a panel of b, over a depth of at most kDepth;
+// rows lie PITCH apart, or `pitch` if that is 0.
+template <typename T, int NV, int PANEL, int64_t PITCH>
+static void micro(int64_t depth, const T* a, int64_t pitch, const T* b, T* c, int64_t stride,
+                  bool fresh) {
     using S = Simd<T>;
     typename S::V sum[kRows][NV];
 #pragma GCC unroll 16
@@ -21,7 +23,7 @@ static void micro(int64_t depth, const T* a, const T* b, T* c, int64_t stride, b
         }
 #pragma GCC unroll 16
         for (int i = 0; i < kRows; ++i) {
-            const typename S::V left = S::broadcast(a + i * kPitch<T> + p);
+            const typename S::V left = S::broadcast(a + i * (PITCH ? PITCH : pitch) + p);
 #pragma GCC unroll 2
             for (int j = 0; j < NV; ++j) {
                 sum[i][j] = S::fma(left, right[j], sum[i][j]);
@@ -115,9 +117,16 @@ static void pack_columns(const Operand<T>& b, int64_t column, int64_t columns, i
     }
 }
 
-template <typename T, int NV>
+// A block of rows, packed or read where they lie, [i] at left + i * pitch.
+template <typename T>
+struct Rows {
+    const T* left;
+    int64_t pitch;
+};
+
+template <typename T, int NV, int64_t PITCH>
 static void multiply_block(const Product<T>& x, int64_t row, int64_t rows, int64_t column,
-                           int64_t columns, int64_t depth, bool fresh, const T* a, const T* b) {
+                           int64_t columns, int64_t depth, bool fresh, Rows<T> a, const T* b) {
     constexpr int64_t width = NV * Simd<T>::lanes;
     for (int64_t j = 0; j < columns; j += width) {
         for (int64_t i = 0; i < rows; i += kRows) {
@@ -127,18 +136,16 @@ static void multiply_block(const Product<T>& x, int64_t row, int64_t rows, int64
                 continue;
             }
             T* c = x.c + (row + i) * x.stride + column + j;
-            const T *left = a + i * kPitch<T>, *right = b + j * depth;
-            if (high == kRows && wide == width) {
-                micro<T, NV, NV>(depth, left, right, c, x.stride, fresh);
-                continue;
-            }
-            if (high == kRows && wide == Simd<T>::lanes) {
-                micro<T, 1, NV>(depth, left, right, c, x.stride, fresh);
+            const T *left = a.left + i * a.pitch, *right = b + j * depth;
+            const bool half = wide <= Simd<T>::lanes;
+            if (high == kRows && (wide == width || wide == Simd<T>::lanes)) {
+                half ? micro<T, 1, NV, PITCH>(depth, left, a.pitch, right, c, x.stride, fresh)
+                     : micro<T, NV, NV, PITCH>(depth, left, a.pitch, right, c, x.stride, fresh);
                 continue;
             }
             alignas(64) T edge[kRows * width];
-            wide <= Simd<T>::lanes ? micro<T, 1, NV>(depth, left, right, edge, width, true)
-                                   : micro<T, NV, NV>(depth, left, right, edge, width, true);
+            half ? micro<T, 1, NV, PITCH>(depth, left, a.pitch, right, edge, width, true)
+                 : micro<T, NV, NV, PITCH>(depth, left, a.pitch, right, edge, width, true);
             for (int64_t r = 0; r < high; ++r) {
                 for (int64_t q = 0; q < wide; ++q) {
                     T& at = c[r * x.stride + q];
@@ -149,22 +156,102 @@ static void multiply_block(const Product<T>& x, int64_t row, int64_t rows, int64
     }
 }
 
+// With few columns, copying rows would cost more than it saves; whole panels are read in place.
+template <typename T>
+static int64_t rows_in_place(const Product<T>& x) {
+    const bool plain = x.a.depth == 1 && x.a.inner >= x.rows && x.columns <= 64;
+    return plain ? x.rows / kRows * kRows : 0;
+}
+
 template <typename T, int NV>
 static void multiply(const Product<T>& x, T* left, T* right) {
     for (int64_t j = 0; j < x.columns; j += kColumnBlock) {
         const int64_t wide = x.columns - j < kColumnBlock ? x.columns - j : kColumnBlock;
         for (int64_t p = 0; p < x.depth; p += kDepth) {
             const int64_t deep = x.depth - p < kDepth ? x.depth - p : kDepth;
+            const bool fresh = x.fresh && p == 0;
             pack_columns<T, NV>(x.b, j, wide, p, deep, right);
-            for (int64_t i = 0; i < x.rows; i += kRowBlock) {
+            int64_t i = rows_in_place(x);
+            if (i > 0) {
+                const Rows<T> rows{x.a.data + p, x.a.row};
+                multiply_block<T, NV, 0>(x, 0, i, j, wide, deep, fresh, rows, right);
+            }
+            for (; i < x.rows; i += kRowBlock) {
                 const int64_t high = x.rows - i < kRowBlock ? x.rows - i : kRowBlock;
                 if (x.lower && j > i + high - 1 + x.diagonal) {
                     continue;
                 }
                 pack_rows<T>(x.a, i, high, p, deep, left);
-                const bool fresh = x.fresh && p == 0;
-                multiply_block<T, NV>(x, i, high, j, wide, deep, fresh, left, right);
+                const Rows<T> rows{left, kPitch<T>};
+                multiply_block<T, NV, kPitch<T>>(x, i, high, j, wide, deep, fresh, rows, right);
             }
         }
+    }
+}
+
+// c[r, q] += sum_p a[r, p] b[q, p] for R rows and Q columns, both read where they lie.
+template <typename T, int R, int Q>
+static void dot_block(const Product<T>& x, int64_t row, int64_t column) {
+    using S = Simd<T>;
+    const T *a = x.a.data + row * x.a.row, *b = x.b.data + column * x.b.row;
+    typename S::V sum[R][Q];
+#pragma GCC unroll 8
+    for (int i = 0; i < R; ++i) {
+#pragma GCC unroll 8
+        for (int j = 0; j < Q; ++j) {
+            sum[i][j] = S::zero();
+        }
+    }
+    int64_t p = 0;
+    for (; p + S::lanes <= x.depth; p += S::lanes) {
+        typename S::V right[Q];
+#pragma GCC unroll 8
+        for (int j = 0; j < Q; ++j) {
+            right[j] = S::load(b + j * x.b.row + p);
+        }
+#pragma GCC unroll 8
+        for (int i = 0; i < R; ++i) {
+            const typename S::V left = S::load(a + i * x.a.row + p);
+#pragma GCC unroll 8
+            for (int j = 0; j < Q; ++j) {
+                sum[i][j] = S::fma(left, right[j], sum[i][j]);
+            }
+        }
+    }
+    for (int i = 0; i < R; ++i) {
+        for (int j = 0; j < Q; ++j) {
+            alignas(64) T lanes[S::lanes];
+            S::store(lanes, sum[i][j]);
+            T total = 0;
+            for (int l = 0; l < S::lanes; ++l) {
+                total += lanes[l];
+            }
+            for (int64_t rest = p; rest < x.depth; ++rest) {
+                total += a[i * x.a.row + rest] * b[j * x.b.row + rest];
+            }
+            x.c[(row + i) * x.stride + column + j] += total;
+        }
+    }
+}
+
+template <typename T, int R, int Q>
+static void dot_rows(const Product<T>& x, int64_t row) {
+    int64_t q = 0;
+    for (; q + Q <= x.columns; q += Q) {
+        dot_block<T, R, Q>(x, row, q);
+    }
+    for (; q < x.columns; ++q) {
+        dot_block<T, R, 1>(x, row, q);
+    }
+}
+
+template <typename T>
+static void dots(const Product<T>& x) {
+    int64_t r = 0;
+    for (; r + kDots <= x.rows; r += kDots) {
+        dot_rows<T, kDots, kDots>(x, r);
+    }
+    for (; r < x.rows; ++r) {
+        dot_rows<T, 1, kDots>(x, r);
     }
 }

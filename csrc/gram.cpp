@@ -38,6 +38,30 @@ void run(const Gram& x, int threads) {
 }
 
 template <typename T>
+void run(const Multiply& x, int threads) {
+    // parts of the longer side: each packs all of the shorter one again
+    const bool tall = x.rows >= x.columns;
+    const int64_t length = tall ? x.rows : x.columns;
+    const int64_t part = std::max<int64_t>(112, (length / threads + 111) / 112 * 112);
+    in_parallel((length + part - 1) / part, threads, [&](int64_t task) {
+        const int64_t i = tall ? task * part : 0, j = tall ? 0 : task * part;
+        const int64_t high = tall ? std::min(part, x.rows - i) : x.rows;
+        const int64_t wide = tall ? x.columns : std::min(part, x.columns - j);
+        T* c = static_cast<T*>(x.c) + i * x.columns + j;
+        Product<T> piece{high, wide, x.depth,
+                         {static_cast<const T*>(x.a) + i * x.a_row, x.a_row, x.a_depth},
+                         {static_cast<const T*>(x.b) + j * x.b_row, x.b_row, x.b_depth},
+                         c, x.columns};
+        const T* bias = static_cast<const T*>(x.bias);
+        for (int64_t r = 0; bias != nullptr && r < high; ++r) {
+            std::copy(bias + j, bias + j + wide, c + r * x.columns);
+        }
+        piece.fresh = bias == nullptr;
+        gemm(piece);
+    });
+}
+
+template <typename T>
 void form(const Rows& x, int threads) {
     // without groups all outputs of a sample are one product
     const int64_t merged = x.groups == 1 ? x.outputs : 1;
@@ -61,6 +85,10 @@ void form(const Rows& x, int threads) {
 }  // namespace
 
 void gram(const Gram& x, bool is_double, int threads) {
+    is_double ? run<double>(x, threads) : run<float>(x, threads);
+}
+
+void multiply(const Multiply& x, bool is_double, int threads) {
     is_double ? run<double>(x, threads) : run<float>(x, threads);
 }
 

@@ -16,6 +16,16 @@ struct Gram {
 };
 void gram(const Gram& gram, bool is_double, int threads);
 
+// c[r, q] = sum_p a[r, p] b[q, p] (+ bias[q], unless it is null); c dense, strides in elements, one of
+// each operand's being 1.
+struct Multiply {
+    const void *a, *b, *bias;
+    int64_t a_row, a_depth, b_row, b_depth;
+    void* c;
+    int64_t rows, columns, depth;
+};
+void multiply(const Multiply& multiply, bool is_double, int threads);
+
 // j[n, o, G, c, k] = sum_t g[n, o, G, c, t] a[n, G, k, t]; j dense, and each operand in its own strides.
 struct Rows {
     const void *g, *a;

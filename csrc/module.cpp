@@ -50,6 +50,16 @@ void gram(uintptr_t j, int64_t j_row, uintptr_t k, int64_t k_row, uintptr_t out,
     entk::gram(x, is_double, threads);
 }
 
+void multiply(uintptr_t a, int64_t a_row, int64_t a_depth, uintptr_t b, int64_t b_row,
+              int64_t b_depth, uintptr_t bias, uintptr_t c, int64_t rows, int64_t columns,
+              int64_t depth, bool is_double, int threads) {
+    const entk::Multiply x{reinterpret_cast<const void*>(a), reinterpret_cast<const void*>(b),
+                           reinterpret_cast<const void*>(bias), a_row, a_depth, b_row, b_depth,
+                           reinterpret_cast<void*>(c), rows, columns, depth};
+    py::gil_scoped_release release;
+    entk::multiply(x, is_double, threads);
+}
+
 void rows(uintptr_t g, const std::vector<int64_t>& g_shape, const std::vector<int64_t>& g_strides,
           uintptr_t a, int64_t patch, const std::vector<int64_t>& a_strides, uintptr_t j,
           bool is_double, int threads) {
@@ -99,6 +109,7 @@ PYBIND11_MODULE(_native, module) {
     module.doc() = "Native kernels of entk; see entk/ops/native.py.";
     module.def("gram_dot", &gram_dot);
     module.def("gram", &gram);
+    module.def("multiply", &multiply);
     module.def("rows", &rows);
     module.def("pairs_gram", &pairs_gram);
     const char* instructions = entk::gemm_instructions();

@@ -13,6 +13,13 @@ namespace {
 
 constexpr int64_t kScratch = 1 << 17;  // entries of an intermediate: 512 KiB in float32
 constexpr int64_t kLanes = 8;
+constexpr int64_t kFew = 8;  // positions
+
+// With few positions all products of g and h are formed: more work than the other order, but in
+// one large product in place of many small ones.
+bool few_positions(const PairsGram& x) {
+    return x.mode == Outputs::all && x.t <= kFew && x.s <= kFew;
+}
 
 template <typename T>
 class Task {
@@ -31,8 +38,8 @@ class Task {
                 form_inputs();
                 if (x_.mode != Outputs::all) {
                     contract_same_outputs();
-                } else if (x_.t == 1 && x_.s == 1) {
-                    contract_without_positions();
+                } else if (few_positions(x_)) {
+                    contract_few_positions();
                 } else {
                     contract_all_outputs();
                 }
@@ -105,7 +112,7 @@ class Task {
                                     moved, x_.s};
                     move.fresh = true;
                     gemm(move);
-                    gemm(Product<T>{count, x_.outputs, size,
+                    dots(Product<T>{count, x_.outputs, size,
                                     {moved, size, 1},
                                     {h(m, 0), wide_gradient() * x_.s, 1},
                                     out(n, o, m), x_.out_o});
@@ -114,26 +121,39 @@ class Task {
         }
     }
 
-    // One position: two plain products, multiplied.
-    void contract_without_positions() {
-        const int64_t o = x_.outputs, high = (n1_ - n0_) * o, wide = (m1_ - m0_) * o;
+    // A times the products of g and h of all pairs of outputs, summed over positions.
+    void contract_few_positions() {
+        const int64_t o = x_.outputs, t = x_.t, s = x_.s, wide = (m1_ - m0_) * o * s;
+        const int64_t high = (n1_ - n0_) * o * t, channels = wide_gradient();
         T* grads = grown(moved_, moved_size_, high * wide);
         Product<T> p{high, wide, x_.channels,
-                     {g(n0_, 0), wide_gradient(), 1},
-                     {h(m0_, 0), wide_gradient(), 1},
+                     {g(n0_, 0), 1, t, t, channels * t},
+                     {h(m0_, 0), 1, s, s, channels * s},
                      grads, wide};
         p.fresh = true;
         gemm(p);
         for (int64_t n = n0_; n < n1_; ++n) {
-            for (int64_t i = 0; i < o; ++i, grads += wide) {
+            for (int64_t i = 0; i < o; ++i, grads += t * wide) {
                 for (int64_t m = m0_; m < m1_ && wanted(n, m); ++m) {
-                    const T input = inputs_[(n - n0_) * width_ + m - m0_];
-                    T* to = out(n, i, m);
-                    for (int64_t q = 0; q < o; ++q) {
-                        to[q] += input * grads[(m - m0_) * o + q];
-                    }
+                    const T* inputs = &inputs_[(n - n0_) * t * width_ + (m - m0_) * s];
+                    add_positions(inputs, grads + (m - m0_) * o * s, wide, out(n, i, m));
                 }
             }
+        }
+    }
+
+    void add_positions(const T* inputs, const T* grads, int64_t wide, T* to) const {
+        for (int64_t q = 0; x_.t == 1 && x_.s == 1 && q < x_.outputs; ++q) {
+            to[q] += inputs[0] * grads[q];
+        }
+        for (int64_t q = 0; x_.t * x_.s > 1 && q < x_.outputs; ++q) {
+            T sum = 0;
+            for (int64_t t = 0; t < x_.t; ++t) {
+                for (int64_t s = 0; s < x_.s; ++s) {
+                    sum += inputs[t * width_ + s] * grads[t * wide + q * x_.s + s];
+                }
+            }
+            to[q] += sum;
         }
     }
 
@@ -202,7 +222,7 @@ thread_local int64_t Task<T>::moved_size_ = 0;
 template <typename T>
 void run(const PairsGram& x, int threads) {
     // samples a side of a task: some 256 rows and columns of A, fewer where outputs multiply
-    const int64_t each = x.mode == Outputs::all && x.t == 1 && x.s == 1 ? x.outputs : 1;
+    const int64_t each = few_positions(x) ? x.outputs : 1;
     const auto count = [&](int64_t samples, int64_t positions) {
         return std::max<int64_t>(1, std::min(samples, 256 / (positions * each)));
     };

@@ -59,13 +59,13 @@ class Engine:
     def tile(self, x: Block, z: Block, like: Tensor, lower: bool) -> Tile:
         """The tile of two blocks, of the dtype and device of `like`; `lower`: they are the same."""
         shape = kernel_shape(x.samples, z.samples, self.found.outputs, self.plan.outputs)
-        gram, pairs_gram, _ = products(self.plan.backend, self.plan.precision)
+        backend = products(self.plan.backend, self.plan.precision)
         found = {}
         with computing(), torch.no_grad():
             for group in self.groups:
                 out = found[group] = like.new_zeros(shape)
                 for one, two in zip(x.groups[group], z.groups[group], strict=True):
-                    product = gram if isinstance(one, Tensor) else pairs_gram
+                    product = backend.gram if isinstance(one, Tensor) else backend.pairs_gram
                     product(one, two, out, self.plan.outputs, lower=lower)
                 if lower:
                     mirror(out, self.plan.outputs)

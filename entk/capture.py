@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -100,8 +101,11 @@ class Call:
 class Recorder(TorchFunctionMode):
     """Notes the calls that involve `leaves`."""
 
-    def __init__(self, leaves: dict[str, Tensor]):
+    def __init__(
+        self, leaves: dict[str, Tensor], functions: dict[str, Callable] = MappingProxyType({})
+    ):
         super().__init__()
+        self.functions = functions  # name of a rule -> what a noted call calls
         self.names = {id(leaf): name for name, leaf in leaves.items()}
         self.differentiates = False  # whether the model itself takes derivatives
         self.calls: list[Call] = []
@@ -133,7 +137,7 @@ class Recorder(TorchFunctionMode):
 
     def _note(self, func, rule: Rule, roles: dict[str, str], arguments: dict[str, Any]) -> Tensor:
         arguments.update({role: arguments[role].detach() for role in roles})
-        output = (rule.function or func)(**arguments)
+        output = self.functions.get(rule.name, rule.function or func)(**arguments)
         arguments["input"] = arguments["input"].detach()
         first = not output.requires_grad
         output.requires_grad_()

@@ -21,8 +21,8 @@ def capture_block(
     strategy = {c.name: c.strategy for c in plan.layers}
     leaves, state = leaf_state(model, strategy, copy=found.writes_parameters)
     total = plan.outputs == "sum"
-    form = products(plan.backend, plan.precision).rows
-    recorder = found.recorder(leaves)
+    backend = products(plan.backend, plan.precision)
+    recorder = found.recorder(leaves, backend.functions)
     with recorder:
         y = forward(model, state, x, total)
     _check_forward(y, recorder.calls, found)
@@ -40,7 +40,7 @@ def capture_block(
                 if strategy[s.name] == "pairs":
                     part = call.factors(role, layout, g)
                 else:
-                    part = call.rows(role, layout, g, form)
+                    part = call.rows(role, layout, g, backend.rows)
                 parts.setdefault(s.name, []).append(part)
         for name, items in parts.items():
             chunks.setdefault(name, []).append(_over_calls(items))

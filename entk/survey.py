@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,7 +12,7 @@ from entk.capture import Call, Layout, Recorder, check_finite, forward, gradient
 from entk.errors import UnsupportedModelError
 from entk.generic import choose_method
 
-SEVERAL = 8  # samples, spread over the data, on which independence and layouts are tested
+SEVERAL = 4  # samples, spread over the data, on which independence and layouts are tested
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,8 @@ class Survey:
     covered: frozenset[str] = frozenset()
     writes_parameters: bool = False  # the forward pass itself does
 
-    def recorder(self, leaves: dict[str, Tensor]) -> Recorder:
-        return Recorder({n: leaves[n] for n in leaves if n in self.covered})
+    def recorder(self, leaves: dict[str, Tensor], functions: dict[str, Callable]) -> Recorder:
+        return Recorder({n: leaves[n] for n in leaves if n in self.covered}, functions)
 
 
 def survey(model: nn.Module, x: Tensor, names: tuple[str, ...], total: bool) -> Survey:

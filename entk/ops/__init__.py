@@ -30,6 +30,7 @@ class Products(NamedTuple):
     gram: Callable
     pairs_gram: Callable
     rows: Callable
+    functions: dict[str, Callable] = {}  # by name of the rule, called in place of PyTorch's own
 
 
 def choose_backend(backend: str, device: torch.device, dtype: torch.dtype) -> str:
@@ -54,7 +55,8 @@ def choose_backend(backend: str, device: torch.device, dtype: torch.dtype) -> st
 def products(backend: str, precision: str) -> Products:
     """The products of a backend that `choose_backend` returned; only then is triton imported."""
     if backend == "native":
-        return Products(native.gram_native, native.pairs_gram_native, native.rows_native)
+        own = {"linear": native.linear_native}
+        return Products(native.gram_native, native.pairs_gram_native, native.rows_native, own)
     if backend == "triton":
         from entk.ops.gram_triton import gram_triton
         from entk.ops.pairs_gram_triton import pairs_gram_triton

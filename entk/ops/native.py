@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from entk.factors import Factors
@@ -59,6 +60,48 @@ def _gram(j: Tensor, k: Tensor, out: Tensor, lower: bool) -> None:
     rows = (t for pair in ((t.data_ptr(), t.stride(0)) for t in (j, k, out)) for t in pair)
     shape = (*out.shape, j.shape[1])
     _native.gram(*rows, *shape, lower, _is_double(out), torch.get_num_threads())
+
+
+SMALL = 1 << 16  # multiply-adds below which a call costs more than it saves
+
+
+def linear_native(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """F.linear where no gradient of the weight is needed; small ones stay with PyTorch."""
+    if input.numel() * len(weight) < SMALL:
+        return F.linear(input, weight, bias)
+    return NativeLinear.apply(input, weight, bias)
+
+
+class NativeLinear(torch.autograd.Function):
+    """F.linear of a constant weight, both ways by the extension's product."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(weight)
+        x2, weight = x.reshape(-1, x.shape[-1]), weight.contiguous()
+        x2 = x2 if x2.stride(1) == 1 else x2.contiguous()
+        y = x.new_empty(*x.shape[:-1], len(weight))
+        bias = None if bias is None else bias.contiguous()
+        _multiply(x2, weight, y, bias)
+        return y
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, g: Tensor) -> tuple:
+        (weight,) = ctx.saved_tensors
+        g2, weight = g.reshape(-1, g.shape[-1]), weight.contiguous()
+        g2 = g2 if g2.stride(1) == 1 else g2.contiguous()
+        grad = g.new_empty(*g.shape[:-1], weight.shape[1])
+        _multiply(g2, weight.T, grad, None)
+        return grad, None, None
+
+
+def _multiply(a: Tensor, b: Tensor, c: Tensor, bias: Tensor | None) -> None:
+    """c = a b' (+ bias) for a [R, P], b [Q, P] with a unit stride each, c dense [..., Q]."""
+    operands = (a.data_ptr(), *a.stride(), b.data_ptr(), *b.stride())
+    shape = (len(a), len(b), a.shape[1])
+    start = 0 if bias is None else bias.data_ptr()
+    _native.multiply(*operands, start, c.data_ptr(), *shape, _is_double(c), torch.get_num_threads())
 
 
 def rows_native(f: Factors) -> Tensor:

@@ -1,6 +1,7 @@
 #include "gram.h"
 
 #include <cmath>
+#include <memory>
 
 #include "gemm.h"
 #include "parallel.h"
@@ -10,31 +11,41 @@ namespace {
 
 // Tiles of the output: enough of them that no thread is left waiting, large enough that packing,
 // which each repeats for its own rows and columns, stays small.
-int64_t side(const Gram& x, int threads) {
-    const double area = static_cast<double>(x.rows) * static_cast<double>(x.columns);
-    const double wanted = std::sqrt(area / (threads == 1 ? 1 : 4 * threads));
-    const int64_t least = threads == 1 ? std::max(x.rows, x.columns) : 112;
-    return std::max<int64_t>(least, static_cast<int64_t>(wanted + 13) / 14 * 14);
+struct Tiles {
+    int64_t side, across, count;
+
+    Tiles(const Gram& x, int threads) {
+        const double area = static_cast<double>(x.rows) * static_cast<double>(x.columns);
+        const double wanted = std::sqrt(area / (threads == 1 ? 1 : 4 * threads));
+        const int64_t least = threads == 1 ? std::max(x.rows, x.columns) : 112;
+        side = std::max<int64_t>(least, static_cast<int64_t>(wanted + 13) / 14 * 14);
+        across = (x.columns + side - 1) / side;
+        count = across * ((x.rows + side - 1) / side);
+    }
+};
+
+template <typename T>
+void run_tile(const Gram& x, const Tiles& tiles, int64_t task) {
+    task = tiles.count - 1 - task;  // the last row of tiles, a full one, goes first
+    const int64_t i = task / tiles.across * tiles.side, j = task % tiles.across * tiles.side;
+    const int64_t high = std::min(tiles.side, x.rows - i);
+    const int64_t wide = std::min(tiles.side, x.columns - j);
+    if (x.lower && j > i + high - 1) {
+        return;
+    }
+    Product<T> tile{high, wide, x.depth,
+                    {static_cast<const T*>(x.j) + i * x.j_row, x.j_row, 1},
+                    {static_cast<const T*>(x.k) + j * x.k_row, x.k_row, 1},
+                    static_cast<T*>(x.out) + i * x.out_row + j, x.out_row};
+    tile.lower = x.lower;
+    tile.diagonal = i - j;
+    gemm(tile);
 }
 
 template <typename T>
 void run(const Gram& x, int threads) {
-    const int64_t s = side(x, threads);
-    const int64_t across = (x.columns + s - 1) / s, down = (x.rows + s - 1) / s;
-    in_parallel(across * down, threads, [&](int64_t task) {
-        const int64_t i = (down - 1 - task / across) * s, j = task % across * s;
-        const int64_t high = std::min(s, x.rows - i), wide = std::min(s, x.columns - j);
-        if (x.lower && j > i + high - 1) {
-            return;
-        }
-        Product<T> tile{high, wide, x.depth,
-                        {static_cast<const T*>(x.j) + i * x.j_row, x.j_row, 1},
-                        {static_cast<const T*>(x.k) + j * x.k_row, x.k_row, 1},
-                        static_cast<T*>(x.out) + i * x.out_row + j, x.out_row};
-        tile.lower = x.lower;
-        tile.diagonal = i - j;
-        gemm(tile);
-    });
+    const Tiles tiles(x, threads);
+    in_parallel(tiles.count, threads, [&](int64_t task) { run_tile<T>(x, tiles, task); });
 }
 
 template <typename T>
@@ -61,26 +72,107 @@ void run(const Multiply& x, int threads) {
     });
 }
 
+// The rows of one sample: channels [c, c + cs) and patch entries [k, k + ks) of a group, for `outputs`
+// outputs from o on; to[(o, c, k)] dense.
 template <typename T>
-void form(const Rows& x, int threads) {
+void form(const Side& x, int64_t n, int64_t o, int64_t outputs, int64_t group, int64_t c,
+          int64_t cs, int64_t k, int64_t ks, T* to) {
+    const int64_t *gs = x.g_strides, *as = x.a_strides;
+    const T* g = static_cast<const T*>(x.g) + n * gs[0] + o * gs[1] + group * gs[2] + c * gs[3];
+    const T* a = static_cast<const T*>(x.a) + n * as[0] + group * as[1] + k * as[2];
+    Product<T> piece{outputs * cs, ks, x.positions,
+                     {g, gs[3], gs[4], cs, gs[1]},
+                     {a, as[2], as[3]},
+                     to, ks};
+    piece.fresh = true;
+    gemm(piece);
+}
+
+template <typename T>
+void form_all(const Side& x, const Layer& layer, T* j, int threads) {
     // without groups all outputs of a sample are one product
-    const int64_t merged = x.groups == 1 ? x.outputs : 1;
-    const int64_t pieces = x.groups == 1 ? 1 : x.outputs * x.groups;
-    const int64_t high = merged * x.channels;
+    const bool whole = layer.groups == 1;
+    const int64_t pieces = whole ? 1 : layer.outputs * layer.groups;
+    const int64_t size = (whole ? layer.outputs : 1) * layer.channels * layer.patch;
     in_parallel(x.samples * pieces, threads, [&](int64_t task) {
-        const int64_t sample = task / pieces, group = task % x.groups;
-        const int64_t output = task % pieces / x.groups;
-        const int64_t *gs = x.g_strides, *as = x.a_strides;
-        const T* g = static_cast<const T*>(x.g) + sample * gs[0] + output * gs[1] + group * gs[2];
-        const T* a = static_cast<const T*>(x.a) + sample * as[0] + group * as[1];
-        Product<T> piece{high, x.patch, x.positions,
-                         {g, gs[3], gs[4], x.channels, gs[1]},
-                         {a, as[2], as[3]},
-                         static_cast<T*>(x.j) + task * high * x.patch, x.patch};
-        piece.fresh = true;
-        gemm(piece);
+        const int64_t o = task % pieces / layer.groups, group = task % layer.groups;
+        form(x, task / pieces, o, whole ? layer.outputs : 1, group, 0, layer.channels, 0,
+             layer.patch, j + task * size);
     });
 }
+
+constexpr int64_t kStrip = 1 << 19;  // entries of J at once, a side: 2 MiB in float32
+
+template <typename T>
+class Fused {
+  public:
+    explicit Fused(const FusedGram& x) : x_(x) {
+        const int64_t outputs = x.layer.outputs;
+        const int64_t high = std::max(x.x.samples, x.z.samples) * outputs;
+        const int64_t deep = std::max<int64_t>(256, kStrip / high);
+        patch_ = std::min(x.layer.patch, deep);
+        channels_ = std::max<int64_t>(1, std::min(x.layer.channels, deep / x.layer.patch));
+        const auto size = static_cast<size_t>(outputs * channels_ * patch_);
+        left_.reset(new T[static_cast<size_t>(x.x.samples) * size]);
+        right_.reset(new T[x.lower ? 0 : static_cast<size_t>(x.z.samples) * size]);
+    }
+
+    void run(int threads) {
+        Team::run(threads, [&](Team& team) {
+            const Layer& layer = x_.layer;
+            for (int64_t group = 0; group < layer.groups; ++group) {
+                for (int64_t c = 0; c < layer.channels; c += channels_) {
+                    const int64_t cs = std::min(channels_, layer.channels - c);
+                    for (int64_t k = 0; k < layer.patch; k += patch_) {
+                        const int64_t ks = std::min(patch_, layer.patch - k);
+                        strip(team, threads, group, c, cs, k, ks);
+                    }
+                }
+            }
+        });
+    }
+
+  private:
+    void strip(Team& team, int threads, int64_t group, int64_t c, int64_t cs, int64_t k,
+               int64_t ks) {
+        const int64_t outputs = x_.layer.outputs, deep = cs * ks, n = x_.x.samples;
+        team.share(n + (x_.lower ? 0 : x_.z.samples), [&](int64_t task) {
+            const bool left = task < n;
+            const int64_t sample = left ? task : task - n;
+            T* to = (left ? left_ : right_).get() + sample * outputs * deep;
+            form(left ? x_.x : x_.z, sample, 0, outputs, group, c, cs, k, ks, to);
+        });
+        const T* right = x_.lower ? left_.get() : right_.get();
+        const int64_t m = x_.lower ? n : x_.z.samples;
+        const int64_t row = outputs * deep;
+        if (x_.mode == Outputs::all) {
+            const Gram all{left_.get(), right, deep, deep, x_.out, x_.out_row,
+                           n * outputs, m * outputs, deep, x_.lower};
+            share_gram(team, threads, 1, [&](int64_t) { return all; });
+        } else if (x_.mode == Outputs::trace) {
+            const Gram sum{left_.get(), right, row, row, x_.out, x_.out_row, n, m, row, x_.lower};
+            share_gram(team, threads, 1, [&](int64_t) { return sum; });
+        } else {
+            share_gram(team, threads, outputs, [&](int64_t o) {
+                T* out = static_cast<T*>(x_.out) + o * x_.out_output;
+                const T *j = left_.get() + o * deep, *l = right + o * deep;
+                return Gram{j, l, row, row, out, x_.out_row, n, m, deep, x_.lower};
+            });
+        }
+    }
+
+    template <typename Part>
+    static void share_gram(Team& team, int threads, int64_t parts, const Part& part) {
+        const Tiles tiles(part(0), threads);
+        team.share(parts * tiles.count, [&](int64_t task) {
+            run_tile<T>(part(task / tiles.count), tiles, task % tiles.count);
+        });
+    }
+
+    const FusedGram& x_;
+    int64_t patch_, channels_;
+    std::unique_ptr<T[]> left_, right_;
+};
 
 }  // namespace
 
@@ -92,8 +184,13 @@ void multiply(const Multiply& x, bool is_double, int threads) {
     is_double ? run<double>(x, threads) : run<float>(x, threads);
 }
 
-void rows(const Rows& x, bool is_double, int threads) {
-    is_double ? form<double>(x, threads) : form<float>(x, threads);
+void rows(const Side& x, const Layer& layer, void* j, bool is_double, int threads) {
+    is_double ? form_all(x, layer, static_cast<double*>(j), threads)
+              : form_all(x, layer, static_cast<float*>(j), threads);
+}
+
+void fused_gram(const FusedGram& x, bool is_double, int threads) {
+    is_double ? Fused<double>(x).run(threads) : Fused<float>(x).run(threads);
 }
 
 }  // namespace entk

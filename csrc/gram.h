@@ -26,13 +26,32 @@ struct Multiply {
 };
 void multiply(const Multiply& multiply, bool is_double, int threads);
 
-// j[n, o, G, c, k] = sum_t g[n, o, G, c, t] a[n, G, k, t]; j dense, and each operand in its own strides.
-struct Rows {
+// One side's factors: g [N, O, G, C, T] and a [N, G, K, T], each in its own strides in elements; of those
+// along c and t, and of those along k and t, one is 1.
+struct Side {
     const void *g, *a;
-    void* j;
-    int64_t samples, outputs, groups, channels, patch, positions;
-    int64_t g_strides[5], a_strides[4];  // in elements; along c or t, and along k or t, one is 1
+    int64_t samples, positions;
+    int64_t g_strides[5], a_strides[4];
 };
-void rows(const Rows& rows, bool is_double, int threads);
+struct Layer {
+    int64_t outputs, groups, channels, patch;
+};
+
+// j[n, o, G, c, k] = sum_t g[n, o, G, c, t] a[n, G, k, t], dense.
+void rows(const Side& x, const Layer& layer, void* j, bool is_double, int threads);
+
+// `rows` of both sides and `gram` of those in turn, a part of the parameters at a time, so that no
+// Jacobian is ever in memory. out[(n, o), (m, q)] with the row stride out_row; `lower`: z is x.
+// diagonal: out of output o begins at out + o * out_output.
+enum class Outputs : int { all, diagonal, trace };
+struct FusedGram {
+    Side x, z;
+    Layer layer;
+    void* out;
+    int64_t out_row, out_output;
+    Outputs mode;
+    bool lower;
+};
+void fused_gram(const FusedGram& fused, bool is_double, int threads);
 
 }  // namespace entk

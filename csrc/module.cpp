@@ -60,16 +60,38 @@ void multiply(uintptr_t a, int64_t a_row, int64_t a_depth, uintptr_t b, int64_t 
     entk::multiply(x, is_double, threads);
 }
 
-void rows(uintptr_t g, const std::vector<int64_t>& g_shape, const std::vector<int64_t>& g_strides,
-          uintptr_t a, int64_t patch, const std::vector<int64_t>& a_strides, uintptr_t j,
-          bool is_double, int threads) {
-    entk::Rows x{reinterpret_cast<const void*>(g), reinterpret_cast<const void*>(a),
-                 reinterpret_cast<void*>(j), g_shape.at(0), g_shape.at(1), g_shape.at(2),
-                 g_shape.at(3), patch, g_shape.at(4), {}, {}};
-    std::copy_n(g_strides.begin(), 5, x.g_strides);
-    std::copy_n(a_strides.begin(), 4, x.a_strides);
+using Numbers = std::vector<int64_t>;
+
+entk::Side side(uintptr_t g, const Numbers& g_shape, const Numbers& g_strides, uintptr_t a,
+                const Numbers& a_strides) {
+    entk::Side found{reinterpret_cast<const void*>(g), reinterpret_cast<const void*>(a),
+                     g_shape.at(0), g_shape.at(4), {}, {}};
+    std::copy_n(g_strides.begin(), 5, found.g_strides);
+    std::copy_n(a_strides.begin(), 4, found.a_strides);
+    return found;
+}
+
+void rows(uintptr_t g, const Numbers& g_shape, const Numbers& g_strides, uintptr_t a,
+          const Numbers& a_shape, const Numbers& a_strides, uintptr_t j, bool is_double,
+          int threads) {
+    const entk::Layer layer{g_shape.at(1), g_shape.at(2), g_shape.at(3), a_shape.at(2)};
+    const entk::Side x = side(g, g_shape, g_strides, a, a_strides);
     py::gil_scoped_release release;
-    entk::rows(x, is_double, threads);
+    entk::rows(x, layer, reinterpret_cast<void*>(j), is_double, threads);
+}
+
+void fused_gram(uintptr_t g, const Numbers& g_shape, const Numbers& g_strides, uintptr_t a,
+                const Numbers& a_shape, const Numbers& a_strides, uintptr_t h,
+                const Numbers& h_shape, const Numbers& h_strides, uintptr_t b,
+                const Numbers& b_strides, uintptr_t out, int64_t out_row, int64_t out_output,
+                int mode, bool lower, bool is_double, int threads) {
+    const entk::Layer layer{g_shape.at(1), g_shape.at(2), g_shape.at(3), a_shape.at(2)};
+    const entk::FusedGram x{side(g, g_shape, g_strides, a, a_strides),
+                            side(h, h_shape, h_strides, b, b_strides), layer,
+                            reinterpret_cast<void*>(out), out_row, out_output,
+                            static_cast<entk::Outputs>(mode), lower};
+    py::gil_scoped_release release;
+    entk::fused_gram(x, is_double, threads);
 }
 
 void pairs_gram(uintptr_t a, uintptr_t g, uintptr_t b, uintptr_t h, bool tokens,
@@ -111,6 +133,7 @@ PYBIND11_MODULE(_native, module) {
     module.def("gram", &gram);
     module.def("multiply", &multiply);
     module.def("rows", &rows);
+    module.def("fused_gram", &fused_gram);
     module.def("pairs_gram", &pairs_gram);
     const char* instructions = entk::gemm_instructions();
     module.attr("instructions") = instructions == nullptr ? py::object(py::none())

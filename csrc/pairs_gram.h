@@ -2,9 +2,9 @@
 #pragma once
 #include <cstdint>
 
-namespace entk {
+#include "gram.h"
 
-enum class Outputs : int { all, diagonal, trace };
+namespace entk {
 
 // Layer inputs a [N, G, K, T] (or tokens [N, T], int64, -1: none) and output gradients g
 // [N, O, G, C, T] of x; b and h of z with M samples and S positions; all dense.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from entk.factors import Factors
+
 STRIP = 256  # rows of the lower triangle done at once: 640 x 640 then costs 68 % of the square
 
 
@@ -24,6 +26,12 @@ def gram(j: Tensor, k: Tensor, out: Tensor, outputs: str, *, lower: bool = False
         _accumulate(j.flatten(0, 1), k.flatten(0, 1), out.view(n * o, m * o), lower)
     else:
         _accumulate(j.flatten(1), k.flatten(1), out, lower)
+
+
+def fused_gram(x: Factors, z: Factors, out: Tensor, outputs: str, *, lower: bool = False) -> None:
+    """`gram` of the rows of both; a backend may form them a part at a time and keep none."""
+    j = x.rows()
+    gram(j, j if z is x else z.rows(), out, outputs, lower=lower)
 
 
 def _accumulate(j: Tensor, k: Tensor, out: Tensor, lower: bool) -> None:

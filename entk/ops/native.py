@@ -106,12 +106,32 @@ def _multiply(a: Tensor, b: Tensor, c: Tensor, bias: Tensor | None) -> None:
 
 def rows_native(f: Factors) -> Tensor:
     """As `rows` of factors that are no tokens: J [N, O, P]."""
-    a, g = (t if 1 in t.stride()[-2:] else t.contiguous() for t in f)
+    a, g = _with_unit_strides(f)
     n, o, groups, c, _ = g.shape
     j = g.new_empty(n, o, groups * c * a.shape[2])
-    shapes = (g.data_ptr(), g.shape, g.stride(), a.data_ptr(), a.shape[2], a.stride())
-    _native.rows(*shapes, j.data_ptr(), _is_double(g), torch.get_num_threads())
+    sides = (g.data_ptr(), g.shape, g.stride(), a.data_ptr(), a.shape, a.stride())
+    _native.rows(*sides, j.data_ptr(), _is_double(g), torch.get_num_threads())
     return j
+
+
+def fused_gram_native(
+    x: Factors, z: Factors, out: Tensor, outputs: str, *, lower: bool = False
+) -> None:
+    """As `fused_gram`: J exists a strip of parameters at a time, in the caches."""
+    (a, g), (b, h) = _with_unit_strides(x), _with_unit_strides(z)
+    sides = (g.data_ptr(), g.shape, g.stride(), a.data_ptr(), a.shape, a.stride())
+    sides += (h.data_ptr(), h.shape, h.stride(), b.data_ptr(), b.stride())
+    row = out.stride(1 if outputs in ("all", "diagonal") else 0)
+    place = (out.data_ptr(), row, out.stride(0), _mode(outputs), lower)
+    _native.fused_gram(*sides, *place, _is_double(out), torch.get_num_threads())
+
+
+def _with_unit_strides(f: Factors) -> tuple[Tensor, Tensor]:
+    return tuple(t if 1 in t.stride()[-2:] else t.contiguous() for t in f)
+
+
+def _mode(outputs: str) -> int:
+    return ("all", "diagonal").index(outputs) if outputs in ("all", "diagonal") else 2
 
 
 def pairs_gram_native(
@@ -122,7 +142,6 @@ def pairs_gram_native(
     patch = 0 if x.is_tokens else a.shape[2]
     n, o, m = {"all": (0, 1, 2), "diagonal": (1, 0, 2)}.get(outputs, (0, 0, 1))
     strides = (out.stride(n), out.stride(o), out.stride(m))
-    mode = ("all", "diagonal").index(outputs) if outputs in ("all", "diagonal") else 2
     _native.pairs_gram(
         *(t.data_ptr() for t in (a, g, b, h)),
         x.is_tokens,
@@ -132,7 +151,7 @@ def pairs_gram_native(
         h.shape[-1],
         out.data_ptr(),
         *strides,
-        mode,
+        _mode(outputs),
         lower,
         _is_double(out),
         torch.get_num_threads(),

@@ -7,7 +7,7 @@ import torch
 
 from entk.factors import OUTPUTS, Factors, kernel_shape
 from entk.ops import native
-from entk.ops.gram import gram
+from entk.ops.gram import fused_gram, gram
 from entk.ops.pairs_gram import pairs_gram
 from tests import tolerance
 
@@ -73,13 +73,18 @@ def limit(reference: torch.Tensor, truth: torch.Tensor) -> float:
 @pytest.mark.parametrize("lower", [False, True])
 @pytest.mark.parametrize("outputs", OUTPUTS)
 @pytest.mark.parametrize("name", SHAPES)
-def test_pairs_gram(name, outputs, lower, dtype):
+@pytest.mark.parametrize(
+    ("fast", "plain"),
+    [(native.pairs_gram_native, pairs_gram), (native.fused_gram_native, fused_gram)],
+    ids=["pairs", "fused"],
+)
+def test_products_of_factors(fast, plain, name, outputs, lower, dtype):
     torch.manual_seed(0)
     n, m, o, groups, channels, patch, t, s = SHAPES[name]
     o = 1 if outputs == "sum" else o
     x = factors(n, o, groups, channels, patch, t, dtype)
     z = x if lower else factors(m, o, groups, channels, patch, s, dtype)
-    compare(native.pairs_gram_native, pairs_gram, x, z, outputs, lower, dtype)
+    compare(fast, plain, x, z, outputs, lower, dtype)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -98,11 +103,12 @@ def test_pairs_gram_of_tokens(outputs, lower, dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("outputs", OUTPUTS)
-def test_pairs_gram_of_positions_first(outputs, dtype):
+def test_products_of_positions_first(outputs, dtype):
     torch.manual_seed(0)
     x = factors(5, 3, 1, 6, 7, 8, dtype, "positions first")
     z = factors(4, 3, 1, 6, 7, 8, dtype, "positions first")
     compare(native.pairs_gram_native, pairs_gram, x, z, outputs, False, dtype)
+    compare(native.fused_gram_native, fused_gram, x, z, outputs, False, dtype)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -160,7 +166,9 @@ def test_threads_change_no_bit():
             pairs, rows = torch.zeros(12, 10, 12, 10), torch.zeros(12, 10, 12, 10)
             native.pairs_gram_native(x, x, pairs, "all")
             native.gram_native(j, j, rows, "all")
-            found.append((pairs, rows, native.rows_native(x)))
+            fused = torch.zeros(12, 10, 12, 10)
+            native.fused_gram_native(x, x, fused, "all")
+            found.append((pairs, rows, fused, native.rows_native(x)))
     finally:
         torch.set_num_threads(before)
     for other in found[1:]:

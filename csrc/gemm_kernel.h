@@ -156,11 +156,13 @@ static void multiply_block(const Product<T>& x, int64_t row, int64_t rows, int64
     }
 }
 
-// With few columns, copying rows would cost more than it saves; whole panels are read in place.
+// With few columns, copying rows would cost more than it saves; whole panels are read in place, but
+// where rows a multiple of 4 KiB apart would share one set of L1.
 template <typename T>
 static int64_t rows_in_place(const Product<T>& x) {
     const bool plain = x.a.depth == 1 && x.a.inner >= x.rows && x.columns <= 64;
-    return plain ? x.rows / kRows * kRows : 0;
+    const bool aliased = x.a.row * sizeof(T) % 4096 == 0;
+    return plain && !aliased ? x.rows / kRows * kRows : 0;
 }
 
 template <typename T, int NV>

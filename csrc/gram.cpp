@@ -101,7 +101,8 @@ void form_all(const Side& x, const Layer& layer, T* j, int threads) {
     });
 }
 
-constexpr int64_t kStrip = 1 << 19;  // entries of J at once, a side: 2 MiB in float32
+constexpr int64_t kStrip = 1 << 20;  // entries of J at once, a side: 4 MiB in float32
+constexpr int64_t kPatch = 96;
 
 template <typename T>
 class Fused {
@@ -109,9 +110,9 @@ class Fused {
     explicit Fused(const FusedGram& x) : x_(x) {
         const int64_t outputs = x.layer.outputs;
         const int64_t high = std::max(x.x.samples, x.z.samples) * outputs;
-        const int64_t deep = std::max<int64_t>(256, kStrip / high);
-        patch_ = std::min(x.layer.patch, deep);
-        channels_ = std::max<int64_t>(1, std::min(x.layer.channels, deep / x.layer.patch));
+        patch_ = std::min(x.layer.patch, kPatch);
+        const int64_t some = std::max<int64_t>(4, kStrip / high / patch_ / 4 * 4);
+        channels_ = std::min(x.layer.channels, some);
         const auto size = static_cast<size_t>(outputs * channels_ * patch_);
         left_.reset(new T[static_cast<size_t>(x.x.samples) * size]);
         right_.reset(new T[x.lower ? 0 : static_cast<size_t>(x.z.samples) * size]);
@@ -121,10 +122,10 @@ class Fused {
         Team::run(threads, [&](Team& team) {
             const Layer& layer = x_.layer;
             for (int64_t group = 0; group < layer.groups; ++group) {
-                for (int64_t c = 0; c < layer.channels; c += channels_) {
-                    const int64_t cs = std::min(channels_, layer.channels - c);
-                    for (int64_t k = 0; k < layer.patch; k += patch_) {
-                        const int64_t ks = std::min(patch_, layer.patch - k);
+                for (int64_t k = 0; k < layer.patch; k += patch_) {
+                    const int64_t ks = std::min(patch_, layer.patch - k);
+                    for (int64_t c = 0; c < layer.channels; c += channels_) {
+                        const int64_t cs = std::min(channels_, layer.channels - c);
                         strip(team, threads, group, c, cs, k, ks);
                     }
                 }

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from entk.factors import Factors, kernel_shape
 from entk.features import capture_block
 from entk.inputs import check_model, check_outputs, check_samples, parameter_names
 from entk.ops import choose_backend, products
-from entk.plan import Plan, Rates, layer_costs, parse_bytes
+from entk.plan import Job, Plan, Rates, layer_costs, parse_bytes
 from entk.precision import check_precision, computing
 from entk.survey import Survey, survey
 from entk.tiling import available_memory, choose_tiles, footprint
@@ -23,14 +24,15 @@ SMALL = 4096  # parameters with fewer entries share one product
 WHOLE = ""  # the group of a kernel that is not split by layer
 
 Tile = dict[str, Tensor]  # group -> tile of that group's kernel
+Part = tuple[str, Tensor | Factors]
 
 
 @dataclass(frozen=True)
 class Block:
-    """Features of a block of samples: per group a list of rows [N, O, P] and factors."""
+    """Features of a block of samples: per group (strategy, rows [N, O, P] or factors)."""
 
     samples: int
-    groups: dict[str, list[Tensor | Factors]]
+    groups: dict[str, list[Part]]
 
 
 @dataclass(frozen=True)
@@ -52,8 +54,10 @@ class Engine:
         with computing():
             made = capture_block(self.model, self.found, x, self.plan)
         groups: dict[str, list] = {group: [] for group in self.groups}
+        strategies = {c.name: c.strategy for c in self.plan.layers}
         for name, part in made.items():
-            groups[layer_name(name) if self.by_layer else WHOLE].append(part)
+            group = layer_name(name) if self.by_layer else WHOLE
+            groups[group].append((strategies[name], part))
         return Block(len(x), {group: _join_small(parts) for group, parts in groups.items()})
 
     def tile(self, x: Block, z: Block, like: Tensor, lower: bool) -> Tile:
@@ -64,9 +68,8 @@ class Engine:
         with computing(), torch.no_grad():
             for group in self.groups:
                 out = found[group] = like.new_zeros(shape)
-                for one, two in zip(x.groups[group], z.groups[group], strict=True):
-                    product = backend.gram if isinstance(one, Tensor) else backend.pairs_gram
-                    product(one, two, out, self.plan.outputs, lower=lower)
+                for (strategy, a), (_, b) in zip(x.groups[group], z.groups[group], strict=True):
+                    backend.by_strategy[strategy](a, b, out, self.plan.outputs, lower=lower)
                 if lower:
                     mirror(out, self.plan.outputs)
         return found
@@ -101,11 +104,13 @@ def layer_name(parameter: str) -> str:
     return parameter.rpartition(".")[0] or parameter
 
 
-def _join_small(parts: list[Tensor | Factors]) -> list[Tensor | Factors]:
+def _join_small(parts: list[Part]) -> list[Part]:
     """Rows of biases, norms and other small parameters side by side: one product for all."""
-    small = [p for p in parts if isinstance(p, Tensor) and p.shape[2] <= SMALL]
-    rest = [p for p in parts if not isinstance(p, Tensor) or p.shape[2] > SMALL]
-    return rest + ([torch.cat(small, 2)] if len(small) > 1 else small)
+    small = [p for s, p in parts if s == "rows" and p.shape[2] <= SMALL]
+    rest = [(s, p) for s, p in parts if s != "rows" or p.shape[2] > SMALL]
+    if len(small) > 1:
+        small = [torch.cat(small, 2)]
+    return rest + [("rows", p) for p in small]
 
 
 def mirror(tile: Tensor, outputs: str) -> Tensor:
@@ -168,12 +173,16 @@ def make_plan(
     if block is not None and (not isinstance(block, int) or block < 1):
         raise InputError(f"block={block!r}, expected a number of samples, at least 1")
     memory = available_memory(like.device) if memory is None else parse_bytes(memory)
-    costs = layer_costs(found, samples, outputs, z is None, like.element_size(), strategy, Rates())
+    job = Job(samples, outputs, z is None, like.element_size(), backend)
     shape = kernel_shape(*samples, found.outputs, outputs)
     result = 0 if streamed else copies * like.element_size() * torch.Size(shape).numel()
-    size = footprint(found, costs, outputs, like.element_size(), result)
-    tiles = choose_tiles(size, samples, found.outputs, memory, block, z is None)
-    block, chunk, keep, peak = tiles
+    wanted = block
+    for _ in range(2):  # costs depend on the tiles, which depend on what the costs have chosen
+        costs = layer_costs(found, job, strategy, Rates())
+        size = footprint(found, costs, outputs, like.element_size(), result)
+        tiles = choose_tiles(size, samples, found.outputs, memory, wanted, z is None)
+        block, chunk, keep, peak = tiles
+        job = replace(job, blocks=tuple(math.ceil(n / block) for n in samples))
     return Plan(
         layers=costs,
         shape=shape,

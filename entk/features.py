@@ -37,7 +37,7 @@ def capture_block(
             columns[i] = None  # the widest gradients go as soon as they are used
             for s, role in uses[i]:
                 layout = found.layouts[i]
-                if strategy[s.name] == "pairs":
+                if strategy[s.name] in ("pairs", "fused"):
                     part = call.factors(role, layout, g)
                 else:
                     part = call.rows(role, layout, g, backend.rows)

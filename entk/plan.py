@@ -11,7 +11,7 @@ from entk.errors import InputError
 from entk.factors import kernel_shape
 from entk.survey import Served, Survey
 
-STRATEGIES = ("rows", "pairs")
+STRATEGIES = ("rows", "pairs", "fused")
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class LayerCost:
 
     name: str
     rule: str
-    strategy: str  # "rows", "pairs" or "none" (contributes zero)
+    strategy: str  # "rows", "pairs", "fused" or "none" (contributes zero)
     flops: float  # multiply-adds for the whole kernel
     bytes: float  # memory traffic for the whole kernel
     note: str = ""
@@ -114,52 +114,77 @@ class Plan:
         )
 
 
+@dataclass(frozen=True)
+class Job:
+    """What is asked for, as far as costs depend on it."""
+
+    samples: tuple[int, int]  # N, M
+    outputs: str
+    symmetric: bool
+    itemsize: int
+    backend: str
+    blocks: tuple[int, int] = (1, 1)  # tiles along each side: J that is not kept is formed again
+
+    @property
+    def captured(self) -> int:
+        return self.samples[0] if self.symmetric else sum(self.samples)
+
+    @property
+    def formed(self) -> int:
+        """Samples whose J is formed where none is kept."""
+        n, m = self.samples
+        return n * self.blocks[0] if self.symmetric else n * self.blocks[1] + m * self.blocks[0]
+
+    @property
+    def pairs(self) -> float:
+        n, m = self.samples
+        return n * (n + 1) / 2 if self.symmetric else n * m
+
+
 def layer_costs(
-    found: Survey,
-    samples: tuple[int, int],
-    outputs: str,
-    symmetric: bool,
-    itemsize: int,
-    strategy: str | None,
-    rates: Rates,
+    found: Survey, job: Job, strategy: str | None, rates: Rates
 ) -> tuple[LayerCost, ...]:
-    """The cheaper strategy of each parameter, or the one that is forced."""
+    """The cheaper strategy of each parameter, or the one that is forced where there is a choice."""
     if strategy is not None and strategy not in STRATEGIES:
         raise InputError(f"strategy={strategy!r}, expected one of {STRATEGIES} or None")
     costs = []
     for s in found.served:
-        options = _options(s, found.outputs, samples, outputs, symmetric, itemsize)
+        options = _options(s, found.outputs, job)
         forced = [c for c in options if c.strategy == strategy]
         costs.append(forced[0] if forced else min(options, key=lambda c: c.seconds(rates)))
     return tuple(costs)
 
 
-def _options(
-    s: Served, o: int, samples: tuple[int, int], outputs: str, symmetric: bool, itemsize: int
-) -> list[LayerCost]:
+def _options(s: Served, o: int, job: Job) -> list[LayerCost]:
     if s.kind == "unused":
         return [LayerCost(s.name, s.rule, "none", 0.0, 0.0, s.note)]
-    n, m = samples
-    made = n if symmetric else n + m
-    pairs = n * (n + 1) / 2 if symmetric else n * m
-    crossed = o * o if outputs == "all" else o  # output pairs that are formed
+    everything = job.outputs == "all"
+    crossed = o * o if everything else o  # output pairs that are formed
+    product = job.pairs * crossed * s.size
+    own = o * s.groups * s.c * s.t + s.patch  # elements of a sample's factors
     rows = LayerCost(
         s.name,
         s.rule,
         "rows",
-        made * o * _position_work(s) + pairs * crossed * s.size,
-        itemsize * made * o * (2 * s.size + s.groups * s.c * s.t),
+        job.captured * o * _position_work(s) + product,
+        job.itemsize * job.captured * (own + 3 * o * s.size),  # J is written and read twice
         s.note,
     )
     if s.kind != "factors":
         return [rows]
     g, k, c, t = s.groups, s.k, s.c, s.t
-    mixed = t * c * o * o if outputs == "all" and t > 1 else 0
-    apply = t * t * c * o if outputs != "all" or t > 1 else c * o * o
-    scratch = o * c * t if outputs == "all" and t > 1 else crossed * t * t
-    flops = pairs * g * (t * t * k + apply + mixed)
-    traffic = itemsize * (pairs * g * (t * t + 2 * scratch) + made * g * t * (k + o * c))
-    return [rows, replace(rows, strategy="pairs", flops=flops, bytes=traffic)]
+    mixed = t * c * o * o if everything and t > 1 else 0
+    apply = t * t * c * o if not everything or t > 1 else c * o * o
+    scratch = o * c * t if everything and t > 1 else crossed * t * t
+    flops = job.pairs * g * (t * t * k + apply + mixed)
+    unfused = 0 if job.backend == "native" else job.pairs * g * (t * t + 2 * scratch)
+    traffic = job.itemsize * (unfused + job.captured * own)
+    options = [rows, replace(rows, strategy="pairs", flops=flops, bytes=traffic)]
+    if job.backend == "native" and k:
+        flops = job.formed * o * _position_work(s) + product
+        traffic = job.itemsize * job.formed * own
+        options.append(replace(rows, strategy="fused", flops=flops, bytes=traffic))
+    return options
 
 
 def _position_work(s: Served) -> int:
@@ -173,7 +198,7 @@ def feature_elements(s: Served, strategy: str, o: int) -> int:
     """Elements per sample that a strategy keeps between capture and product."""
     if strategy == "none":
         return 0
-    if strategy == "pairs":
+    if strategy in ("pairs", "fused"):
         return s.patch + o * s.groups * s.c * s.t
     return o * s.size
 

@@ -15,7 +15,7 @@ from entk.ops.pairs_gram import SCRATCH
 from entk.plan import LayerCost, feature_elements, format_bytes
 from entk.survey import Survey
 
-TILE_ROWS = 320  # N*O of a tile: products still run near their peak, features fit the caches
+TILE_ROWS = 640  # N*O of a tile: products run near their peak
 OVERHEAD = 4  # samples that one more pass through the model costs beside its own
 RESERVE = 0.25  # share of the budget left to allocators and library scratch
 
@@ -106,7 +106,7 @@ def _captures(counts: tuple[int, int], keep: int, square: bool) -> int:
 
 def _candidates(most: int, o: int, block: int | None) -> Iterator[tuple[int, int]]:
     """(block, chunk), large ones first; equal blocks rather than a small last one."""
-    sides = [block] if block else _halvings(min(most, max(16, min(128, TILE_ROWS // o))))
+    sides = [block] if block else _halvings(min(most, max(16, min(256, TILE_ROWS // o))))
     for side in sides:
         even = block or math.ceil(most / math.ceil(most / side))
         for chunk in _halvings(o):

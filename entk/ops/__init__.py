@@ -13,7 +13,7 @@ import torch
 from entk.errors import BackendUnavailableError, InputError
 from entk.factors import Factors
 from entk.ops import native
-from entk.ops.gram import gram
+from entk.ops.gram import fused_gram, gram
 from entk.ops.pairs_gram import pairs_gram
 
 BACKENDS = ("auto", "torch", "native", "triton")
@@ -29,8 +29,22 @@ class Products(NamedTuple):
 
     gram: Callable
     pairs_gram: Callable
-    rows: Callable
+    fused_gram: Callable = fused_gram
+    rows: Callable = Factors.rows
     functions: dict[str, Callable] = {}  # by name of the rule, called in place of PyTorch's own
+
+    @property
+    def by_strategy(self) -> dict[str, Callable]:
+        return {"rows": self.gram, "pairs": self.pairs_gram, "fused": self.fused_gram}
+
+
+NATIVE = Products(
+    native.gram_native,
+    native.pairs_gram_native,
+    native.fused_gram_native,
+    native.rows_native,
+    {"linear": native.linear_native},
+)
 
 
 def choose_backend(backend: str, device: torch.device, dtype: torch.dtype) -> str:
@@ -55,15 +69,13 @@ def choose_backend(backend: str, device: torch.device, dtype: torch.dtype) -> st
 def products(backend: str, precision: str) -> Products:
     """The products of a backend that `choose_backend` returned; only then is triton imported."""
     if backend == "native":
-        own = {"linear": native.linear_native}
-        return Products(native.gram_native, native.pairs_gram_native, native.rows_native, own)
+        return NATIVE
     if backend == "triton":
         from entk.ops.gram_triton import gram_triton
         from entk.ops.pairs_gram_triton import pairs_gram_triton
 
-        both = (partial(f, precision=precision) for f in (gram_triton, pairs_gram_triton))
-        return Products(*both, Factors.rows)
-    return Products(gram, pairs_gram, Factors.rows)
+        return Products(*(partial(f, precision=precision) for f in (gram_triton, pairs_gram_triton)))
+    return Products(gram, pairs_gram)
 
 
 def why_not_triton(device: torch.device, dtype: torch.dtype) -> str | None:

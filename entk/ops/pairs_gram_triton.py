@@ -22,7 +22,8 @@ pairs with `lower`), R = ceil(O / OUT):
     reads       2 T S (K + C O) / SIDE elements, R times those of a and b: mostly from the L2 cache,
                 since each sample is read by up to N + M programs. Writes: out alone.
 
-Weak where T is far below 16, which it is rounded up to, and where O is large.
+Weak where T is far below 16, which it is rounded up to, and where O is large. With "tf32" tensor
+cores add up over all of K, or all channels, and cut off as they do.
 
 Not yet measured on a GPU.
 """

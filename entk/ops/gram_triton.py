@@ -38,11 +38,13 @@ from entk.ops.triton_common import (
 
 CHUNK = 1024
 # dtype: (SIDE, DEPTH, warps, stages), largest first; the first that makes FULL programs is taken.
-# SIDE = 128 needs more registers than there are: 8 to 650 bytes a thread spill, by precision.
+# SIDE = 128 needs more registers than there are: 8 to 650 bytes a thread spill, by precision; a few
+# do with SIDE = 64 and DEPTH = 32 where a factor is kept as several parts.
 TILES = {
     torch.float32: ((64, 32, 4, 3), (32, 16, 4, 4)),
     torch.float64: ((64, 16, 8, 3), (32, 16, 4, 3)),
 }
+SEVERAL = ("tf32x3", "bf16x3", "bf16x6")
 
 
 def gram_triton(
@@ -80,6 +82,8 @@ def _launch(j, k, out, outputs, lower, precision, scale) -> None:
         if batch * programs(*tiles, lower) >= FULL:
             break
     side, depth, warps, stages = tile
+    if precision in SEVERAL:
+        depth = 16
     scales = (out, 0, 0) if scale is None else (scale, *scale.stride())
     with on_device(out):
         gram_kernel[programs(*tiles, lower), batch](

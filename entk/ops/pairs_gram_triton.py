@@ -91,7 +91,7 @@ def _input_gram(x: Factors, z: Factors, group: int, lower: bool, precision: str)
 
 
 def _launch(x: Factors, z: Factors, out: Tensor, outputs: str, lower: bool, precision: str) -> None:
-    a, b = (f.a[:, None, None] if f.is_tokens else f.a for f in (x, z))
+    a, b = (f.a[:, None, None].int() if f.is_tokens else f.a for f in (x, z))
     (n, o, groups, c, t), (m, *_, s) = x.g.shape, z.g.shape
     wide = max(map(_extent, (a, b, x.g, z.g))) >= 2**31
     factors = (a, x.g, b, z.g, out, n, m, groups, c, a.shape[2], t, s, o)

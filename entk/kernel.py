@@ -70,8 +70,8 @@ def ntk(
         params: names of parameters; None takes all with requires_grad.
         by_layer: return {layer name: kernel}, whose sum is the kernel, in the same passes.
         precision: None or "ieee": products in IEEE arithmetic of the model's dtype. With
-            backend="triton" and float32 also, from few bits to nearly all and from fast to slow,
-            "tf32", "bf16x3", "tf32x3", "bf16x6"; sums are float32 all the same.
+            backend="triton" float32 products may be made of tensor-core products: "tf32" (one, 10
+            bits), "bf16x3" and "tf32x3" (three), "bf16x6" (six, nearly float32).
         memory: budget beyond the model and the samples, in bytes or as "2GB"; None takes half
             of what is free.
         plan: a plan from `plan_ntk` for the same request.

@@ -4,15 +4,17 @@
 
 Design: a program owns a SIDE x SIDE tile of out and walks the P entries in steps of DEPTH; nothing
 is split along P and nothing is added atomically, so the bits depend on shapes, dtypes and precision
-alone. `lower` launches the S (S + 1) / 2 tiles of the triangle, S = rows / SIDE. Sums run over
-CHUNK entries at a time and are then added up: tensor cores truncate when they accumulate, and
-rounding in a plain chain would grow with P. `scale` multiplies the product of rows r and q by
-scale[r // group, q // group] (`pairs_gram` without positions).
+alone. `lower` launches the S (S + 1) / 2 tiles of the triangle, S = rows / SIDE. `scale` multiplies
+the product of rows r and q by scale[r // group, q // group] (`pairs_gram` without positions).
+
+Sums run over CHUNK entries at a time and are then added up: rounding in one chain would grow with
+P, most of all with "tf32", where tensor cores accumulate and cut off. The precisions made of
+several products add each DEPTH up on the ordinary cores, as Triton lowers them.
 
 Counts, for R x Q outputs: R Q P multiply-adds (half with `lower`, plus the half tiles at the
-diagonal); P (R Q / SIDE) 2 elements are read, mostly from the L2 cache, and 2 R Q of out. One tile
-of 640 rows has 210 programs with SIDE = 32 and 55 with SIDE = 64: small kernels leave a large GPU
-partly idle, which larger blocks of samples cure and a split along P would, at twice the traffic.
+diagonal); 2 R Q P / SIDE entries are read, mostly from the L2 cache, and R Q of out read and
+written. One tile of 640 rows has 210 programs with SIDE = 32 and 55 with SIDE = 64: small kernels
+leave a large GPU partly idle, which larger blocks of samples cure.
 
 Not yet measured on a GPU.
 """
@@ -36,11 +38,13 @@ from entk.ops.triton_common import (
 
 CHUNK = 1024
 # dtype: (SIDE, DEPTH, warps, stages), largest first; the first that makes FULL programs is taken.
-# SIDE = 128 needs more registers than there are: 8 to 650 bytes a thread spill, by precision.
+# SIDE = 128 needs more registers than there are: 8 to 650 bytes a thread spill, by precision; a few
+# do with SIDE = 64 and DEPTH = 32 where a factor is kept as several parts.
 TILES = {
     torch.float32: ((64, 32, 4, 3), (32, 16, 4, 4)),
     torch.float64: ((64, 16, 8, 3), (32, 16, 4, 3)),
 }
+SEVERAL = ("tf32x3", "bf16x3", "bf16x6")
 
 
 def gram_triton(
@@ -78,6 +82,8 @@ def _launch(j, k, out, outputs, lower, precision, scale) -> None:
         if batch * programs(*tiles, lower) >= FULL:
             break
     side, depth, warps, stages = tile
+    if precision in SEVERAL:
+        depth = 16
     scales = (out, 0, 0) if scale is None else (scale, *scale.stride())
     with on_device(out):
         gram_kernel[programs(*tiles, lower), batch](

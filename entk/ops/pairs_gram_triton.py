@@ -22,7 +22,8 @@ pairs with `lower`), R = ceil(O / OUT):
     reads       2 T S (K + C O) / SIDE elements, R times those of a and b: mostly from the L2 cache,
                 since each sample is read by up to N + M programs. Writes: out alone.
 
-Weak where T is far below 16, which it is rounded up to, and where O is large.
+Weak where T is far below 16, which it is rounded up to, and where O is large. With "tf32" tensor
+cores add up over all of K, or all channels, and cut off as they do.
 
 Not yet measured on a GPU.
 """
@@ -90,7 +91,7 @@ def _input_gram(x: Factors, z: Factors, group: int, lower: bool, precision: str)
 
 
 def _launch(x: Factors, z: Factors, out: Tensor, outputs: str, lower: bool, precision: str) -> None:
-    a, b = (f.a[:, None, None] if f.is_tokens else f.a for f in (x, z))
+    a, b = (f.a[:, None, None].int() if f.is_tokens else f.a for f in (x, z))
     (n, o, groups, c, t), (m, *_, s) = x.g.shape, z.g.shape
     wide = max(map(_extent, (a, b, x.g, z.g))) >= 2**31
     factors = (a, x.g, b, z.g, out, n, m, groups, c, a.shape[2], t, s, o)

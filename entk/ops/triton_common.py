@@ -7,6 +7,8 @@ tensors, one program after the other in NumPy; there `precision` changes nothing
 
 from __future__ import annotations
 
+import os
+
 import torch
 import triton
 import triton.language as tl
@@ -15,6 +17,7 @@ from torch import Tensor
 from entk.errors import BackendUnavailableError, InputError
 from entk.ops import PRECISIONS, why_not_triton
 
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 FULL = 128  # programs below which smaller tiles are taken: about the multiprocessors of a large GPU
 
 
@@ -39,8 +42,8 @@ def on_device(t: Tensor) -> torch.cuda.device:
 
 
 def dot_precision(precision: str, dtype: torch.dtype) -> str:
-    """float64 products are IEEE whatever is asked for float32 ones."""
-    return "ieee" if dtype == torch.float64 else precision
+    """float64 products are IEEE whatever is asked for float32 ones, and so is the interpreter."""
+    return "ieee" if dtype == torch.float64 or INTERPRETED else precision
 
 
 def options(warps: int, stages: int) -> dict[str, int | bool]:

@@ -13,7 +13,13 @@ from entk.capture import check_state
 from entk.errors import InputError
 from entk.factors import Factors, kernel_shape
 from entk.features import capture_block
-from entk.inputs import check_model, check_outputs, check_samples, parameter_names
+from entk.inputs import (
+    check_model,
+    check_outputs,
+    check_samples,
+    first_parameter,
+    parameter_names,
+)
 from entk.ops import choose_backend, products
 from entk.plan import Job, Plan, Rates, layer_costs, parse_bytes
 from entk.precision import check_precision, computing
@@ -88,7 +94,7 @@ class Engine:
             yield from self._panel(x, z, chosen, [t for t in todo if t[0] in chosen])
 
     def _panel(self, x, z, rows: list[int], todo: list[tuple[int, int]]) -> Iterator:
-        like = next(self.model.parameters())
+        like = first_parameter(self.model, (s.name for s in self.found.served))
         kept = {i: self.block(x[self.plan.span(i)]) for i in rows}
         for j in sorted({j for _, j in todo}):
             if z is None:
@@ -210,6 +216,8 @@ def check_plan(
     like: Tensor,
     outputs: str,
     precision: str | None = None,
+    backend: str = "auto",
+    memory: int | str | None = None,
 ) -> None:
     """A plan that the user brings must have been made for this very request."""
     samples = (len(x), len(x if z is None else z))
@@ -220,13 +228,19 @@ def check_plan(
         "shape": kernel_shape(*samples, found.outputs, outputs),
         "dtype": str(like.dtype).removeprefix("torch."),
         "device": str(like.device),
-        "precision": plan.precision if precision is None else precision,
     }
+    named = {
+        "precision": precision,
+        "backend": None if backend == "auto" else backend,
+        "memory": None if memory is None else parse_bytes(memory),
+    }
+    expected |= {what: value for what, value in named.items() if value is not None}
     for what, value in expected.items():
         if getattr(plan, what) != value:
+            leave = f", or leave {what}= out" if what in named else ""
             raise InputError(
                 f"the plan was made for {what}={getattr(plan, what)!r}, this request has "
-                f"{value!r}; make a new one with plan_ntk"
+                f"{value!r}; make a new one with plan_ntk{leave}"
             )
     if tuple(c.name for c in plan.layers) != names:
         raise InputError("the plan was made for other parameters; make a new one with plan_ntk")

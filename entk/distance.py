@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from entk.assemble import WHOLE, Engine, make_plan, prepare
 from entk.errors import InputError, UndefinedDistanceError
+from entk.inputs import first_parameter
 from entk.ops.gram_dot import gram_dot
 from entk.plan import parse_bytes
 from entk.store import KernelFile, open_kernel
@@ -22,6 +23,7 @@ from entk.tiling import available_memory
 
 Kernel = Tensor | np.ndarray | KernelFile | str | PathLike
 
+OPTIONS = ("outputs", "params", "memory", "block", "strategy", "backend", "precision")
 BAND = 1 << 22  # entries of a kernel that are read at once
 SMALL = 1e-4  # below this 1 - cos has lost digits, and half the squared chord is taken instead
 ROUNDING = 1e-31  # half the squared chord of two roundings of one unit vector in float64
@@ -45,6 +47,12 @@ def kernel_distance(
 
     Source: Fort et al. 2020 (arXiv 2010.15110), eq. 4 of arXiv 2505.13900.
     """
+    unknown = [name for name in options if name not in OPTIONS]
+    if unknown:
+        raise InputError(
+            f"kernel_distance has no option {unknown[0]!r}; for two models it takes "
+            f"{', '.join(OPTIONS)}"
+        )
     if isinstance(a, nn.Module) or isinstance(b, nn.Module):
         return _model_distance(a, b, x, z, **options)
     if x is not None or z is not None or options:
@@ -186,8 +194,9 @@ def _pair(a, b, x, z, outputs, params, options) -> list[Engine]:
     """Engines of two models on one tile grid, walked in one order."""
     found, likes = [], []
     for model in (a, b):
-        found.append(prepare(model, x, z, outputs, params)[1])
-        likes.append(next(model.parameters()))
+        names, looked = prepare(model, x, z, outputs, params)
+        found.append(looked)
+        likes.append(first_parameter(model, names))
     if found[0].outputs != found[1].outputs:
         raise InputError(
             f"model_a has {found[0].outputs} outputs but model_b {found[1].outputs}; a distance "

@@ -3,7 +3,9 @@
 #pragma once
 #include <algorithm>
 #include <atomic>
+#include <condition_variable>
 #include <cstdint>
+#include <mutex>
 #include <system_error>
 #include <thread>
 #include <vector>
@@ -42,28 +44,32 @@ class Team {
             work(task);
         }
         const int64_t phase = phase_.load();
-        if (arrived_.fetch_add(1) + 1 == size_) {
+        std::unique_lock<std::mutex> lock(mutex_);
+        if (++arrived_ == size_) {
             arrived_ = 0;
             next_ = 0;
             phase_ = phase + 1;
+            lock.unlock();
+            all_here_.notify_all();
+            return;
         }
-        while (phase_.load() == phase) {
-            std::this_thread::yield();
+        lock.unlock();
+        for (int spin = 0; spin < kSpins && phase_.load() == phase; ++spin) {
         }
+        lock.lock();  // asleep, as the others may need this very core
+        all_here_.wait(lock, [&] { return phase_.load() != phase; });
     }
 
     // program(team) on up to `threads` threads, this one among them.
     template <typename Program>
     static void run(int threads, const Program& program) {
         Team team;
-        std::atomic<bool> start{false};
         std::vector<std::thread> pool;
+        std::unique_lock<std::mutex> lock(team.mutex_);  // none begins before all are counted
         try {
             for (int t = 1; t < threads; ++t) {
                 pool.emplace_back([&] {
-                    while (!start.load()) {
-                        std::this_thread::yield();
-                    }
+                    { const std::lock_guard<std::mutex> counted(team.mutex_); }
                     program(team);
                 });
             }
@@ -71,7 +77,7 @@ class Team {
             // as in in_parallel
         }
         team.size_ = static_cast<int64_t>(pool.size()) + 1;
-        start = true;
+        lock.unlock();
         program(team);
         for (auto& thread : pool) {
             thread.join();
@@ -79,8 +85,11 @@ class Team {
     }
 
   private:
-    int64_t size_ = 1;
-    std::atomic<int64_t> next_{0}, arrived_{0}, phase_{0};
+    static constexpr int kSpins = 2000;  // some 10 us: about what falling asleep costs
+    int64_t size_ = 1, arrived_ = 0;
+    std::atomic<int64_t> next_{0}, phase_{0};
+    std::mutex mutex_;
+    std::condition_variable all_here_;
 };
 
 }  // namespace entk

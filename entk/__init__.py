@@ -15,6 +15,7 @@ from entk.errors import (
 from entk.kernel import jacobian, ntk, plan_ntk
 from entk.linearize import LinearizedModel, linearize
 from entk.plan import Plan
+from entk.rates import Rates
 from entk.store import KernelFile, open_kernel
 from entk.write import write_ntk
 
@@ -27,6 +28,7 @@ __all__ = [
     "LinearizedModel",
     "ModelStateError",
     "Plan",
+    "Rates",
     "ResumeError",
     "UndefinedDistanceError",
     "UnsupportedModelError",

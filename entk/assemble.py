@@ -21,10 +21,11 @@ from entk.inputs import (
     parameter_names,
 )
 from entk.ops import choose_backend, products
-from entk.plan import Job, Plan, Rates, layer_costs, parse_bytes
+from entk.plan import Job, Plan, layer_costs, parse_bytes
 from entk.precision import check_precision, computing
+from entk.rates import Rates, choose_rates
 from entk.survey import Survey, survey
-from entk.tiling import available_memory, choose_tiles, footprint
+from entk.tiling import available_memory, captures, choose_tiles, footprint
 
 SMALL = 4096  # parameters with fewer entries share one product
 WHOLE = ""  # the group of a kernel that is not split by layer
@@ -169,6 +170,7 @@ def make_plan(
     strategy: str | None = None,
     backend: str = "auto",
     precision: str | None = None,
+    rates: Rates | str | None = None,
     copies: int = 1,
     streamed: bool = False,
 ) -> Plan:
@@ -182,9 +184,10 @@ def make_plan(
     job = Job(samples, outputs, z is None, like.element_size(), backend)
     shape = kernel_shape(*samples, found.outputs, outputs)
     result = 0 if streamed else copies * like.element_size() * torch.Size(shape).numel()
+    rates = choose_rates(rates, backend, like.device, like.dtype, outputs)
     wanted = block
     for _ in range(2):  # costs depend on the tiles, which depend on what the costs have chosen
-        costs = layer_costs(found, job, strategy, Rates())
+        costs = layer_costs(found, job, strategy, rates)
         size = footprint(found, costs, outputs, like.element_size(), result)
         tiles = choose_tiles(size, samples, found.outputs, memory, wanted, z is None)
         block, chunk, keep, peak = tiles
@@ -204,7 +207,15 @@ def make_plan(
         memory=memory,
         peak=peak,
         precision=precision,
+        rates=rates,
+        capture_seconds=_capture_seconds(found, job, block, keep),
     )
+
+
+def _capture_seconds(found: Survey, job: Job, block: int, keep: int) -> float:
+    blocks = captures(job.blocks, keep, job.symmetric)
+    each = found.timing.passes(min(block, max(job.samples)), found.outputs)
+    return found.timing.survey + blocks * each
 
 
 def check_plan(

@@ -23,7 +23,7 @@ from entk.tiling import available_memory
 
 Kernel = Tensor | np.ndarray | KernelFile | str | PathLike
 
-OPTIONS = ("outputs", "params", "memory", "block", "strategy", "backend", "precision")
+OPTIONS = ("outputs", "params", "memory", "block", "strategy", "backend", "precision", "rates")
 BAND = 1 << 22  # entries of a kernel that are read at once
 SMALL = 1e-4  # below this 1 - cos has lost digits, and half the squared chord is taken instead
 ROUNDING = 1e-31  # half the squared chord of two roundings of one unit vector in float64
@@ -36,7 +36,7 @@ def kernel_distance(
 
     A and B are tensors, arrays, `KernelFile`s or paths to them, of one shape; or two models,
     whose kernels at x (and z) are then computed tile by tile and not kept (`options` as for
-    `ntk`: outputs, params, memory, block, strategy, backend, precision).
+    `ntk`: outputs, params, memory, block, strategy, backend, precision, rates).
 
     S is 0 for a kernel and any positive multiple of it, 1 for orthogonal ones, and arccos(1 - S)
     is the angle between them. Small S keep their leading digits (S = |A/|A| - B/|B||^2 / 2);

@@ -22,6 +22,7 @@ from entk.inputs import check_outputs, first_parameter
 from entk.plan import Plan
 from entk.precision import computing
 from entk.progress import Progress
+from entk.rates import Rates
 
 
 def plan_ntk(
@@ -37,17 +38,21 @@ def plan_ntk(
     strategy: str | None = None,
     backend: str = "auto",
     precision: str | None = None,
+    rates: Rates | str | None = None,
 ) -> Plan:
     """How `ntk` would compute this kernel and what that costs; `print(plan)` shows a table.
 
-    Takes two small forward passes. `strategy` ("rows" or "pairs") overrides the planner wherever
-    a parameter has both, `block` sets the samples on a side of a tile; `by_layer` counts a kernel
-    for each layer. See `ntk` for the rest.
+    Takes a few small forward passes. `strategy` ("rows", "pairs" or "fused") overrides the planner
+    wherever a parameter has it, `block` sets the samples on a side of a tile; `by_layer` counts a
+    kernel for each layer. `rates` are what strategies are chosen by: None measures this machine,
+    once (some 0.2 s, kept in ~/.cache/entk); "nominal" gives the same plan on every machine;
+    `entk.Rates` takes values. See `ntk` for the rest.
     """
     names, found = prepare(model, x, z, outputs, params)
     like = first_parameter(model, names)
     options = {"memory": memory, "block": block, "strategy": strategy}
     options |= {"backend": backend, "precision": precision, "copies": _copies(names, by_layer)}
+    options["rates"] = rates
     return make_plan(found, x, z, like, outputs, **options)
 
 
@@ -63,6 +68,7 @@ def ntk(
     memory: int | str | None = None,
     plan: Plan | None = None,
     backend: str = "auto",
+    rates: Rates | str | None = None,
     progress: bool | Callable[[int, int], None] = False,
 ) -> Tensor | dict[str, Tensor]:
     """The empirical neural tangent kernel of `model` between the samples of x and of z, exactly.
@@ -87,6 +93,7 @@ def ntk(
             of what is free.
         plan: a plan from `plan_ntk` for the same request.
         backend: "auto", or the name of one that has to serve (see `entk.backends`).
+        rates: what strategies are chosen by, as for `plan_ntk`.
         progress: True shows tiles done on stderr; a function gets (done, total).
 
     Raises:
@@ -102,7 +109,7 @@ def ntk(
     names, found = prepare(model, x, z, outputs, params)
     like = first_parameter(model, names)
     if plan is None:
-        options = {"memory": memory, "backend": backend, "precision": precision}
+        options = {"memory": memory, "backend": backend, "precision": precision, "rates": rates}
         options["copies"] = _copies(names, by_layer)
         plan = make_plan(found, x, z, like, outputs, **options)
     else:

@@ -5,22 +5,15 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 
 from entk.errors import InputError
 from entk.factors import kernel_shape
+from entk.rates import NOMINAL, Rates
 from entk.survey import Served, Survey
 
 STRATEGIES = ("rows", "pairs", "fused")
-
-
-@dataclass(frozen=True)
-class Rates:
-    """What the machine does per second; nominal values, of which only the ratios matter here."""
-
-    product: float = 1e11  # multiply-adds in one large product
-    batched: float = 4e10  # multiply-adds in many small products
-    memory: float = 1e10  # bytes
+HEAD = ("parameter", "rule", "strategy", "operations", "bytes", "seconds", "backend", "note")
 
 
 @dataclass(frozen=True)
@@ -33,10 +26,12 @@ class LayerCost:
     flops: float  # multiply-adds for the whole kernel
     bytes: float  # memory traffic for the whole kernel
     note: str = ""
+    seconds: float = 0.0  # expected, for the whole kernel
 
-    def seconds(self, rates: Rates) -> float:
-        rate = rates.batched if self.strategy == "pairs" else rates.product
-        return self.flops / rate + self.bytes / rates.memory
+    def at(self, rates: Rates) -> LayerCost:
+        """The same with the time that it takes at these rates."""
+        rate = getattr(rates, self.strategy, rates.rows)
+        return replace(self, seconds=self.flops / rate + self.bytes / rates.memory)
 
 
 @dataclass(frozen=True)
@@ -57,6 +52,8 @@ class Plan:
     memory: int  # bytes allowed
     peak: int  # bytes expected
     precision: str = "ieee"  # of float32 products; sums are of the model's dtype
+    rates: Rates = NOMINAL  # what the strategies were chosen by
+    capture_seconds: float = field(default=0.0, compare=False)  # of all passes through the model
 
     def tiles(self) -> Iterator[tuple[int, int]]:
         """Block indices (i, j) of the tiles that are computed."""
@@ -74,30 +71,52 @@ class Plan:
 
     def same_bits(self, other: Plan) -> bool:
         """Whether both lead to the same bits: all is equal but the memory to work in."""
-        free = {"keep": 0, "memory": 0, "peak": 0}
-        return replace(self, **free) == replace(other, **free)
+        free = {"keep": 0, "memory": 0, "peak": 0, "rates": NOMINAL}
+        plans = [
+            replace(p, **free, layers=tuple(replace(c, seconds=0.0) for c in p.layers))
+            for p in (self, other)
+        ]
+        return plans[0] == plans[1]
+
+    @property
+    def seconds(self) -> float:
+        """Expected, for the whole kernel."""
+        return self.capture_seconds + sum(c.seconds for c in self.layers)
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self))
+        fields = asdict(self)
+        del fields["capture_seconds"]  # a stopwatch's reading: two files of one plan are one
+        return json.dumps(fields)
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
         fields = json.loads(text)
         fields["layers"] = tuple(LayerCost(**layer) for layer in fields["layers"])
+        fields["rates"] = Rates(**fields["rates"])
         for key in ("shape", "samples"):
             fields[key] = tuple(fields[key])
         return cls(**fields)
 
     def __str__(self) -> str:
-        rows = [("parameter", "rule", "strategy", "operations", "bytes", "backend", "note")]
+        head = (
+            "parameter",
+            "rule",
+            "strategy",
+            "operations",
+            "bytes",
+            "seconds",
+            "backend",
+            "note",
+        )
+        rows = [head]
         for c in self.layers:
             backend = "torch.func" if c.rule.startswith("torch.func") else self.backend
             backend = "-" if c.strategy == "none" else backend
-            numbers = (f"{c.flops:.2e}", f"{c.bytes:.2e}")
+            numbers = (f"{c.flops:.2e}", f"{c.bytes:.2e}", f"{c.seconds:.1e}")
             rows.append((c.name, c.rule, c.strategy, *numbers, backend, c.note))
-        total = (f"{sum(c.flops for c in self.layers):.2e}",)
-        total += (f"{sum(c.bytes for c in self.layers):.2e}",)
-        rows.append(("total", "", "", *total, "", ""))
+        total = [f"{sum(getattr(c, k) for c in self.layers):.2e}" for k in ("flops", "bytes")]
+        passes = ("forward and backward passes", "", "", "", "", f"{self.capture_seconds:.1e}")
+        rows += [(*passes, "", ""), ("total", "", "", *total, f"{self.seconds:.1e}", "", "")]
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
         lines = [
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
@@ -111,7 +130,8 @@ class Plan:
             f"eNTK {list(self.shape)} {self.dtype} on {self.device}, "
             f"outputs={self.outputs!r}{half}; tiles of {self.block} samples, {self.keep} blocks in "
             f"memory, {self.chunk} outputs at "
-            f"a time; about {format_bytes(self.peak)} of {format_bytes(self.memory)}"
+            f"a time; about {format_bytes(self.peak)} of {format_bytes(self.memory)}\n"
+            f"expected {self.seconds:.2g} s; rates: {self.rates}"
         )
 
 
@@ -150,9 +170,9 @@ def layer_costs(
         raise InputError(f"strategy={strategy!r}, expected one of {STRATEGIES} or None")
     costs = []
     for s in found.served:
-        options = _options(s, found.outputs, job)
+        options = [cost.at(rates) for cost in _options(s, found.outputs, job)]
         forced = [c for c in options if c.strategy == strategy]
-        costs.append(forced[0] if forced else min(options, key=lambda c: c.seconds(rates)))
+        costs.append(forced[0] if forced else min(options, key=lambda c: c.seconds))
     return tuple(costs)
 
 

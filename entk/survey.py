@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from entk.capture import Call, Layout, Recorder, check_finite, forward, gradients, leaf_state
 from entk.errors import UnsupportedModelError
 from entk.generic import choose_method
+from entk.rates import Timing
 
 SEVERAL = 4  # samples, spread over the data, on which independence and layouts are tested
 
@@ -49,6 +51,7 @@ class Survey:
     call_outputs: tuple[int, ...] = ()  # elements at the output of each noted call, one sample
     covered: frozenset[str] = frozenset()
     writes_parameters: bool = False  # the forward pass itself does
+    timing: Timing = field(default_factory=Timing)
 
     def recorder(self, leaves: dict[str, Tensor], functions: dict[str, Callable]) -> Recorder:
         return Recorder({n: leaves[n] for n in leaves if n in self.covered}, functions)
@@ -59,6 +62,7 @@ def survey(model: nn.Module, x: Tensor, names: tuple[str, ...], total: bool) -> 
 
     The outputs themselves are looked at in either case: their sum can be a constant.
     """
+    begin = time.perf_counter()
     several = x[torch.linspace(0, len(x) - 1, min(len(x), SEVERAL)).long()]
     several = several if len(several) > 1 else torch.cat([x, x])
     one = several[:1]
@@ -70,7 +74,9 @@ def survey(model: nn.Module, x: Tensor, names: tuple[str, ...], total: bool) -> 
         single = _look(model, state, covered, one)
         batch = _look(model, state, covered, several)
         _check_independence(model, state, several, batch.y)
+        start = time.perf_counter()
         layouts, found = _layouts(single.calls, batch)
+        backward = (time.perf_counter() - start) / 2  # two outputs were followed
         found |= _uncovered(single.y, covered)
         if single.differentiates:
             found |= dict.fromkeys(covered, "the model takes derivatives of its own")
@@ -92,6 +98,13 @@ def survey(model: nn.Module, x: Tensor, names: tuple[str, ...], total: bool) -> 
         activations=single.activations,
         call_outputs=tuple(c.output_shape.numel() for c in single.calls),
         covered=frozenset(covered),
+        timing=Timing(
+            single.seconds,
+            batch.seconds,
+            backward,
+            len(several),
+            time.perf_counter() - begin,
+        ),
         writes_parameters=any(state[n]._version != v for n, v in versions.items() if n in leaves),
     )
 
@@ -134,6 +147,7 @@ class _Look:
     calls: list[Call]
     activations: int
     differentiates: bool
+    seconds: float
 
 
 def _look(model, state, covered, x) -> _Look:
@@ -144,16 +158,18 @@ def _look(model, state, covered, x) -> _Look:
         kept[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
         return t
 
+    start = time.perf_counter()
     with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
         with recorder:
             y = forward(model, state, x)
+    seconds = time.perf_counter() - start
     check_finite(y)
     for call in recorder.calls:
         call.check_input()
         note(call.arguments["input"])
     for t in (x, *state.values()):
         kept.pop(t.untyped_storage().data_ptr(), None)
-    return _Look(y, recorder.calls, sum(kept.values()), recorder.differentiates)
+    return _Look(y, recorder.calls, sum(kept.values()), recorder.differentiates, seconds)
 
 
 def _layouts(calls: list[Call], batch: _Look) -> tuple[list[Layout], dict[str, str]]:

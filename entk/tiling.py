@@ -81,7 +81,7 @@ def choose_tiles(
             more = spare // (side * cost.feature) if cost.feature else total
             keep = min(total, least + more)
             rounds = math.ceil(o / chunk)
-            work = _captures(counts, keep, square) * (side + OVERHEAD) * (1 + rounds / o)
+            work = captures(counts, keep, square) * (side + OVERHEAD) * (1 + rounds / o)
             found.append((work, side, chunk, keep))
     if found:
         _, side, chunk, keep = min(found, key=lambda f: f[0])
@@ -95,7 +95,7 @@ def choose_tiles(
     )
 
 
-def _captures(counts: tuple[int, int], keep: int, square: bool) -> int:
+def captures(counts: tuple[int, int], keep: int, square: bool) -> int:
     """Blocks that go through the model when `keep` of them are in memory at once."""
     rows, columns = counts
     if keep >= (rows if square else rows + 1):

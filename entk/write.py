@@ -18,6 +18,7 @@ from entk.ops import choose_backend
 from entk.plan import Plan
 from entk.precision import check_precision
 from entk.progress import Progress
+from entk.rates import Rates
 from entk.shards import Shards
 from entk.store import KernelFile
 
@@ -35,6 +36,7 @@ def write_ntk(
     memory: int | str | None = None,
     plan: Plan | None = None,
     backend: str = "auto",
+    rates: Rates | str | None = None,
     progress: bool | Callable[[int, int], None] = False,
     resume: bool = True,
 ) -> KernelFile:
@@ -69,7 +71,8 @@ def write_ntk(
     elif store.finished():
         return KernelFile(path)
     if plan is None:
-        options = {"memory": memory, "backend": backend, "precision": precision, "streamed": True}
+        options = {"memory": memory, "backend": backend, "precision": precision, "rates": rates}
+        options["streamed"] = True
         plan = store.begun() or make_plan(found, x, z, like, outputs, **options)
         if backend not in ("auto", plan.backend):
             raise ResumeError(

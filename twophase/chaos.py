@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import entk
-from twophase import metrics, train
+from twophase import kernels, metrics, train
 from twophase.config import Config
 from twophase.data import Dataset
-from twophase.kernels import probe
 from twophase.rundir import RunDir
 
 COLUMNS = (
@@ -101,8 +100,8 @@ def _compare(config: Config, data: Dataset, main, twin, names: list[str], t1: in
             height = metrics.barrier(line.alphas, values, config.chaos.baseline)
             row[f"{what}_barrier_{part}"] = height
     if t1 == config.training.steps:
-        options = {"outputs": config.kernels.outputs, "memory": config.kernels.memory}
-        row["kernel_distance"] = entk.kernel_distance(one, two, probe(config, data), **options)
+        x = kernels.probe(config, data)
+        row["kernel_distance"] = entk.kernel_distance(one, two, x, **kernels.options(config))
     path = [
         {
             "alpha": a,

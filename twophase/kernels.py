@@ -20,6 +20,12 @@ def probe(config: Config, data: Dataset) -> Tensor:
     return data.x_train[order[: config.kernels.probe]]
 
 
+def options(config: Config) -> dict[str, str]:
+    """How a run's kernels are computed; nominal rates, so that the same run has the same bits."""
+    chosen = config.kernels
+    return {"outputs": chosen.outputs, "memory": chosen.memory, "rates": "nominal"}
+
+
 def jobs(config: Config) -> list[tuple[str, int]]:
     return [(arm, step) for arm in config.arms for step in config.kernels.steps]
 
@@ -30,8 +36,7 @@ def measure(run: RunDir, data: Dataset, arm: str, step: int) -> None:
     path = run.kernel(arm, step)
     path.parent.mkdir(parents=True, exist_ok=True)
     model = train.evaluated(config, data, run.load_state(run.checkpoint(arm, step)))
-    options = {"outputs": config.kernels.outputs, "memory": config.kernels.memory}
-    entk.write_ntk(path, model, probe(config, data), **options).close()
+    entk.write_ntk(path, model, probe(config, data), **options(config)).close()
 
 
 def collect(run: RunDir) -> None:

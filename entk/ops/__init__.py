@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from importlib.util import find_spec
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -31,7 +32,7 @@ class Products(NamedTuple):
     pairs_gram: Callable
     fused_gram: Callable = fused_gram
     rows: Callable = Factors.rows
-    functions: dict[str, Callable] = {}  # by name of the rule, called in place of PyTorch's own
+    functions: Mapping[str, Callable] = MappingProxyType({})  # rule -> called for PyTorch's own
 
     @property
     def by_strategy(self) -> dict[str, Callable]:
@@ -74,7 +75,9 @@ def products(backend: str, precision: str) -> Products:
         from entk.ops.gram_triton import gram_triton
         from entk.ops.pairs_gram_triton import pairs_gram_triton
 
-        return Products(*(partial(f, precision=precision) for f in (gram_triton, pairs_gram_triton)))
+        return Products(
+            *(partial(f, precision=precision) for f in (gram_triton, pairs_gram_triton))
+        )
     return Products(gram, pairs_gram)
 
 

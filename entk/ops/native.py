@@ -32,13 +32,18 @@ def native_cuda_status() -> str:
     return "ok" if torch.cuda.is_available() else "no CUDA device, or torch is built without CUDA"
 
 
+def instructions() -> str | None:
+    """The instruction set of the products: "avx512", "avx2" or None."""
+    return None if _native is None else _native.instructions
+
+
 def why_not_products(device: torch.device, dtype: torch.dtype) -> str | None:
     """Why gram, pairs_gram and rows cannot serve tensors of this device and dtype, or None."""
     if device.type != "cpu":
         return f"its products run on the CPU, the model is on {device.type}"
     if native_status() != "ok":
         return native_status()
-    if _native.instructions is None:
+    if instructions() is None:
         return "its products need a processor with AVX2 and FMA"
     return None if dtype in (torch.float32, torch.float64) else f"it has no products of {dtype}"
 

@@ -14,7 +14,12 @@ class _Addition(Rule):
     def bind(self, args: tuple, kwargs: dict) -> Arguments:
         bound = super().bind(args, kwargs)
         one, two = bound.get("input"), bound.get("other")
-        if isinstance(one, Tensor) and isinstance(two, Tensor) and one.is_leaf and one.requires_grad:
+        if (
+            isinstance(one, Tensor)
+            and isinstance(two, Tensor)
+            and one.is_leaf
+            and one.requires_grad
+        ):
             bound |= {"input": two, "other": one}
         return bound
 

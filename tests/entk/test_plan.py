@@ -7,6 +7,8 @@ import torch
 from torch import nn
 
 import entk
+from entk import rates
+from entk.ops import native
 from entk.plan import Plan, parse_bytes
 from tests.cases import CASES
 
@@ -46,6 +48,8 @@ def test_the_planner_takes_the_cheaper_strategy():
     assert {c.strategy for c in plan.layers if c.name.endswith("weight")} == {"pairs"}
     early = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8 * 900, 10)).eval()
     plan = entk.plan_ntk(early, torch.randn(16, 3, 32, 32))
+    assert plan.layers[0].strategy in ("rows", "fused")
+    plan = entk.plan_ntk(early, torch.randn(16, 3, 32, 32), backend="torch")
     assert plan.layers[0].strategy == "rows"
 
 
@@ -53,11 +57,46 @@ def test_the_choice_is_the_faster_one_of_both_forced_plans():
     model = nn.Sequential(nn.Linear(256, 512), nn.ReLU(), nn.Linear(512, 10)).eval()
     x = torch.randn(16, 256)
     cost = {}
-    for strategy in ("rows", "pairs"):
+    for strategy in ("rows", "pairs", "fused"):
         layers = entk.plan_ntk(model, x, strategy=strategy).layers
-        cost[strategy] = sum(c.flops for c in layers)
-    chosen = sum(c.flops for c in entk.plan_ntk(model, x).layers)
+        cost[strategy] = sum(c.seconds for c in layers)
+    chosen = sum(c.seconds for c in entk.plan_ntk(model, x).layers)
     assert chosen <= min(cost.values())
+
+
+@pytest.mark.skipif(native.instructions() is None, reason="only this backend fuses")
+def test_other_rates_make_another_plan():
+    model = nn.Sequential(nn.Conv2d(8, 16, 3), nn.Flatten(), nn.Linear(16 * 196, 4)).eval()
+    x = torch.randn(6, 8, 16, 16)
+    for strategy in ("rows", "pairs", "fused"):
+        slow = dict.fromkeys({"rows", "pairs", "fused"} - {strategy}, 1.0)
+        plan = entk.plan_ntk(model, x, rates=entk.Rates(**slow))
+        assert plan.layers[0].strategy == strategy
+        assert plan.rates.memory == entk.Rates().memory
+
+
+def test_rates_are_measured_once_and_kept(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    rates.measure_rates.cache_clear()
+    model, x = nn.Linear(4, 2).eval(), torch.randn(3, 4)
+    first = entk.plan_ntk(model, x, outputs="trace").rates
+    (kept,) = (tmp_path / "entk").iterdir()
+    assert first.measured
+    assert min(first.rows, first.pairs, first.fused, first.memory) > 1e6
+    kept.write_text(kept.read_text().replace(f'"rows": {first.rows}', '"rows": 123.0'))
+    rates.measure_rates.cache_clear()
+    assert entk.plan_ntk(model, x, outputs="trace").rates.rows == 123.0
+    kept.write_text("{torn")
+    rates.measure_rates.cache_clear()
+    assert entk.plan_ntk(model, x, outputs="trace").rates.rows > 1e6
+    rates.measure_rates.cache_clear()
+
+
+def test_nominal_rates_are_the_same_everywhere():
+    plan = entk.plan_ntk(nn.Linear(4, 2).eval(), torch.randn(3, 4), rates="nominal")
+    assert plan.rates == entk.Rates()
+    with pytest.raises(entk.InputError, match=r"rates='fast', expected None \(measured\)"):
+        entk.plan_ntk(nn.Linear(4, 2).eval(), torch.randn(3, 4), rates="fast")
 
 
 def test_printed_table():

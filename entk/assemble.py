@@ -12,7 +12,13 @@ from entk.capture import check_state
 from entk.errors import InputError
 from entk.factors import Factors, kernel_shape
 from entk.features import capture_block
-from entk.inputs import check_model, check_outputs, check_samples, parameter_names
+from entk.inputs import (
+    check_model,
+    check_outputs,
+    check_samples,
+    first_parameter,
+    parameter_names,
+)
 from entk.ops import choose_backend, products
 from entk.plan import Plan, Rates, layer_costs, parse_bytes
 from entk.precision import check_precision, computing
@@ -85,7 +91,7 @@ class Engine:
             yield from self._panel(x, z, chosen, [t for t in todo if t[0] in chosen])
 
     def _panel(self, x, z, rows: list[int], todo: list[tuple[int, int]]) -> Iterator:
-        like = next(self.model.parameters())
+        like = first_parameter(self.model, (s.name for s in self.found.served))
         kept = {i: self.block(x[self.plan.span(i)]) for i in rows}
         for j in sorted({j for _, j in todo}):
             if z is None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from entk.assemble import WHOLE, Engine, make_plan, prepare
 from entk.errors import InputError, UndefinedDistanceError
+from entk.inputs import first_parameter
 from entk.ops.gram_dot import gram_dot
 from entk.plan import parse_bytes
 from entk.store import KernelFile, open_kernel
@@ -186,8 +187,9 @@ def _pair(a, b, x, z, outputs, params, options) -> list[Engine]:
     """Engines of two models on one tile grid, walked in one order."""
     found, likes = [], []
     for model in (a, b):
-        found.append(prepare(model, x, z, outputs, params)[1])
-        likes.append(next(model.parameters()))
+        names, looked = prepare(model, x, z, outputs, params)
+        found.append(looked)
+        likes.append(first_parameter(model, names))
     if found[0].outputs != found[1].outputs:
         raise InputError(
             f"model_a has {found[0].outputs} outputs but model_b {found[1].outputs}; a distance "

@@ -57,8 +57,13 @@ def parameter_names(model: nn.Module, params: Iterable[str] | None) -> tuple[str
     return names
 
 
+def first_parameter(model: nn.Module, names: Iterable[str]) -> Tensor:
+    """The first requested one: the kernel has its dtype and device, whatever frozen ones have."""
+    return dict(model.named_parameters())[next(iter(names))]
+
+
 def check_samples(model: nn.Module, x: Tensor, z: Tensor | None, names: tuple[str, ...]) -> None:
-    parameter = dict(model.named_parameters())[names[0]]
+    parameter = first_parameter(model, names)
     for label, t in (("x", x), ("z", z)):
         if t is None and label == "z":
             continue

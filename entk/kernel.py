@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from entk.assemble import WHOLE, Engine, check_plan, make_plan, place, prepare, transposed
 from entk.factors import Factors
 from entk.features import capture_block
-from entk.inputs import check_outputs
+from entk.inputs import check_outputs, first_parameter
 from entk.plan import Plan
 from entk.precision import computing
 from entk.progress import Progress
@@ -33,8 +33,8 @@ def plan_ntk(
     Takes two small forward passes. `strategy` ("rows" or "pairs") overrides the planner wherever
     a parameter has both, `block` sets the samples on a side of a tile. See `ntk` for the rest.
     """
-    _, found = prepare(model, x, z, outputs, params)
-    like = next(model.parameters())
+    names, found = prepare(model, x, z, outputs, params)
+    like = first_parameter(model, names)
     options = {"memory": memory, "block": block, "strategy": strategy}
     options |= {"backend": backend, "precision": precision}
     return make_plan(found, x, z, like, outputs, **options)
@@ -89,7 +89,7 @@ def ntk(
     torch.Size([4, 2, 4, 2])
     """
     names, found = prepare(model, x, z, outputs, params)
-    like = next(model.parameters())
+    like = first_parameter(model, names)
     copies = len({name.rpartition(".")[0] or name for name in names}) if by_layer else 1
     options = {"memory": memory, "backend": backend, "precision": precision, "copies": copies}
     if plan is None:
@@ -125,7 +125,7 @@ def jacobian(
     check_outputs(outputs, ("all", "sum"))
     names, found = prepare(model, x, None, outputs, params)
     parameters = dict(model.named_parameters())
-    like = parameters[names[0]]
+    like = first_parameter(model, names)
     plan = make_plan(found, x, None, like, outputs, strategy="rows", streamed=True, block=len(x))
     with computing():
         made = capture_block(model, found, x, plan)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from entk.assemble import Engine, check_plan, make_plan, prepare
 from entk.errors import InputError
+from entk.inputs import first_parameter
 from entk.ops import choose_backend
 from entk.plan import Plan
 from entk.precision import check_precision
@@ -54,7 +55,7 @@ def write_ntk(
     if not path.parent.is_dir():
         raise InputError(f"the folder {path.parent} does not exist; create it first")
     names, found = prepare(model, x, z, outputs, params)
-    like = next(model.parameters())
+    like = first_parameter(model, names)
     if plan is not None:
         check_plan(plan, names, found, x, z, like, outputs, precision)
         precision = plan.precision

@@ -156,3 +156,26 @@ def test_subset_of_parameters_frozen_ones_too():
     last = entk.ntk(model, x, params=["2.weight", "2.bias"])
     torch.testing.assert_close(first + last, whole, rtol=1e-12, atol=1e-12)
     assert not any(p.requires_grad for p in model.parameters())
+
+
+class FrozenFirst(nn.Module):
+    """A frozen parameter of another dtype comes before those of the kernel."""
+
+    def __init__(self, dtype: torch.dtype):
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 5, dtype=dtype).requires_grad_(False), nn.Linear(5, 2)
+
+    def forward(self, x):
+        return self.b(self.a(x.to(self.a.weight.dtype)).to(x.dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_frozen_first_parameter_does_not_set_the_dtype(dtype, tmp_path):
+    model = FrozenFirst(dtype).eval()
+    assert entk.plan_ntk(model, X).dtype == "float32"
+    kernel = entk.ntk(model, X)
+    rows = torch.cat([j.flatten(2) for j in entk.jacobian(model, X).values()], 2).flatten(0, 1)
+    torch.testing.assert_close(kernel.reshape(6, 6), rows @ rows.mT)
+    with entk.write_ntk(tmp_path / "k.h5", model, X) as file:
+        assert torch.equal(file[:], kernel.reshape(6, 6))
+    assert entk.kernel_distance(model, model, X) == 0.0

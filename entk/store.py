@@ -79,7 +79,7 @@ class KernelFile:
 
     def _read(self, dataset: str, index) -> Tensor:
         try:
-            return torch.from_numpy(np.atleast_1d(self._file[dataset][index]))
+            return torch.from_numpy(np.asarray(self._file[dataset][index]))
         except OSError as error:
             raise KernelFileError(
                 f"{self.path} is damaged ({error}); delete it and write it again"

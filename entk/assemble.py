@@ -207,6 +207,8 @@ def check_plan(
     like: Tensor,
     outputs: str,
     precision: str | None = None,
+    backend: str = "auto",
+    memory: int | str | None = None,
 ) -> None:
     """A plan that the user brings must have been made for this very request."""
     samples = (len(x), len(x if z is None else z))
@@ -217,13 +219,19 @@ def check_plan(
         "shape": kernel_shape(*samples, found.outputs, outputs),
         "dtype": str(like.dtype).removeprefix("torch."),
         "device": str(like.device),
-        "precision": plan.precision if precision is None else precision,
     }
+    named = {
+        "precision": precision,
+        "backend": None if backend == "auto" else backend,
+        "memory": None if memory is None else parse_bytes(memory),
+    }
+    expected |= {what: value for what, value in named.items() if value is not None}
     for what, value in expected.items():
         if getattr(plan, what) != value:
+            leave = f", or leave {what}= out" if what in named else ""
             raise InputError(
                 f"the plan was made for {what}={getattr(plan, what)!r}, this request has "
-                f"{value!r}; make a new one with plan_ntk"
+                f"{value!r}; make a new one with plan_ntk{leave}"
             )
     if tuple(c.name for c in plan.layers) != names:
         raise InputError("the plan was made for other parameters; make a new one with plan_ntk")

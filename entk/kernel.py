@@ -6,7 +6,16 @@ from collections.abc import Callable, Iterable
 
 from torch import Tensor, nn
 
-from entk.assemble import WHOLE, Engine, check_plan, make_plan, place, prepare, transposed
+from entk.assemble import (
+    WHOLE,
+    Engine,
+    check_plan,
+    layer_name,
+    make_plan,
+    place,
+    prepare,
+    transposed,
+)
 from entk.factors import Factors
 from entk.features import capture_block
 from entk.inputs import check_outputs, first_parameter
@@ -22,6 +31,7 @@ def plan_ntk(
     *,
     outputs: str = "all",
     params: Iterable[str] | None = None,
+    by_layer: bool = False,
     memory: int | str | None = None,
     block: int | None = None,
     strategy: str | None = None,
@@ -31,12 +41,13 @@ def plan_ntk(
     """How `ntk` would compute this kernel and what that costs; `print(plan)` shows a table.
 
     Takes two small forward passes. `strategy` ("rows" or "pairs") overrides the planner wherever
-    a parameter has both, `block` sets the samples on a side of a tile. See `ntk` for the rest.
+    a parameter has both, `block` sets the samples on a side of a tile; `by_layer` counts a kernel
+    for each layer. See `ntk` for the rest.
     """
     names, found = prepare(model, x, z, outputs, params)
     like = first_parameter(model, names)
     options = {"memory": memory, "block": block, "strategy": strategy}
-    options |= {"backend": backend, "precision": precision}
+    options |= {"backend": backend, "precision": precision, "copies": _copies(names, by_layer)}
     return make_plan(found, x, z, like, outputs, **options)
 
 
@@ -90,12 +101,12 @@ def ntk(
     """
     names, found = prepare(model, x, z, outputs, params)
     like = first_parameter(model, names)
-    copies = len({name.rpartition(".")[0] or name for name in names}) if by_layer else 1
-    options = {"memory": memory, "backend": backend, "precision": precision, "copies": copies}
     if plan is None:
+        options = {"memory": memory, "backend": backend, "precision": precision}
+        options["copies"] = _copies(names, by_layer)
         plan = make_plan(found, x, z, like, outputs, **options)
     else:
-        check_plan(plan, names, found, x, z, like, outputs, precision)
+        check_plan(plan, names, found, x, z, like, outputs, precision, backend, memory)
     engine = Engine(model, found, plan, by_layer)
     kernels = {group: like.new_zeros(plan.shape) for group in engine.groups}
     wanted = list(plan.tiles())
@@ -136,6 +147,11 @@ def jacobian(
         else like.new_zeros(*lead, *parameters[name].shape)
         for name in names
     }
+
+
+def _copies(names: tuple[str, ...], by_layer: bool) -> int:
+    """Kernels that are in memory at the end."""
+    return len({layer_name(name) for name in names}) if by_layer else 1
 
 
 def _rows(made: Tensor | Factors, parameter: Tensor) -> Tensor:

@@ -92,6 +92,7 @@ class Plan:
         rows = [("parameter", "rule", "strategy", "operations", "bytes", "backend", "note")]
         for c in self.layers:
             backend = "torch.func" if c.rule.startswith("torch.func") else self.backend
+            backend = "-" if c.strategy == "none" else backend
             numbers = (f"{c.flops:.2e}", f"{c.bytes:.2e}")
             rows.append((c.name, c.rule, c.strategy, *numbers, backend, c.note))
         total = (f"{sum(c.flops for c in self.layers):.2e}",)
@@ -190,7 +191,8 @@ def parse_bytes(value: int | float | str) -> int:
             raise InputError(
                 f'memory={value!r}, expected bytes or text such as "500MB" or "2GB"'
             ) from None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not 1 <= value < math.inf:
         raise InputError(f'memory={value!r}, expected a positive number of bytes or "2GB"')
     return int(value)
 

@@ -108,7 +108,10 @@ def test_memory_text(text, expected):
     assert parse_bytes(text) == expected
 
 
-@pytest.mark.parametrize("value", ["", "GB", "-1GB", 0, -5, True, None, "1TBs", float("nan")])
+NOT_BYTES = ["", "GB", "-1GB", 0, -5, True, None, "1TBs", "0.5B", "inf", "1e400MB"]
+
+
+@pytest.mark.parametrize("value", [*NOT_BYTES, float("nan"), float("inf")])
 def test_memory_nonsense(value):
     with pytest.raises(entk.InputError, match="memory="):
         parse_bytes(value)
@@ -127,3 +130,37 @@ def test_a_plan_serves_its_own_request_only():
         arguments = {"x": x, "plan": plan, **changed}
         with pytest.raises(entk.InputError, match="the plan was made for"):
             entk.ntk(model, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("named", "said"),
+    [
+        ({"backend": "triton"}, r"made for backend='torch', this request has 'triton'"),
+        ({"precision": "tf32"}, r"made for precision='ieee', this request has 'tf32'"),
+        ({"memory": "2GB"}, r"made for memory=1000000000, this request has 2000000000"),
+    ],
+)
+def test_a_plan_is_not_overruled_in_silence(named, said, tmp_path):
+    model, x = nn.Linear(4, 2).eval(), torch.randn(5, 4)
+    plan = entk.plan_ntk(model, x, memory="1GB")
+    said += rf"; make a new one with plan_ntk, or leave {next(iter(named))}= out"
+    with pytest.raises(entk.InputError, match=said):
+        entk.ntk(model, x, plan=plan, **named)
+    with pytest.raises(entk.InputError, match=said):
+        entk.write_ntk(tmp_path / "k.h5", model, x, plan=plan, **named)
+    same = {"backend": "torch", "precision": "ieee", "memory": 10**9}
+    assert torch.equal(entk.ntk(model, x, plan=plan, **same), entk.ntk(model, x, plan=plan))
+
+
+def test_by_layer_counts_a_kernel_for_each_layer():
+    model, x = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2)).eval(), torch.randn(5, 4)
+    one, two = (entk.plan_ntk(model, x, by_layer=by_layer) for by_layer in (False, True))
+    assert two.peak - one.peak == 4 * (5 * 2) ** 2
+    assert two.same_bits(one)
+
+
+def test_what_is_unused_has_no_backend():
+    model, x, _ = next(c for c in CASES if c.name == "unused").make()
+    lines = {line.split()[0]: line.split() for line in str(entk.plan_ntk(model, x)).splitlines()}
+    assert lines["b.weight"][5] == "-"
+    assert lines["a.weight"][5] == "torch"

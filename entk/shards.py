@@ -116,19 +116,21 @@ class Shards:
         """Join the shards into the one file, in the plan's order, and remove them."""
         temporary = self.path.with_name(f".{self.path.name}.tmp")
         layers = [group for group in groups if group != WHOLE]
+        names = ["kernel", *(f"layers/{layer}" for layer in layers)]
         with _disk(self.folder):
             with h5py.File(temporary, "w") as file:
                 file.attrs["format"] = FORMAT
                 file.attrs["plan"] = plan.to_json()
                 file.attrs["provenance"] = json.dumps(_provenance(self.request, plan, layers))
-                for name in ("kernel", *(f"layers/{layer}" for layer in layers)):
+                for name in names:
                     _create(file, name, plan)
                 for i, j in plan.tiles():
                     with h5py.File(self.done[i, j], "r") as shard:
                         _join(file, shard[f"{i:06d}-{j:06d}"], plan, i, j, layers)
             with h5py.File(temporary, "r") as file:
-                for chunk in file["kernel"].iter_chunks():
-                    file["kernel"][chunk]  # a damaged chunk fails its checksum here
+                for dataset in (file[name] for name in names):
+                    for chunk in dataset.iter_chunks():
+                        dataset[chunk]  # a damaged chunk fails its checksum here
             publish(temporary, self.path)
         shutil.rmtree(self.folder)
         sync_folder(self.path.parent)

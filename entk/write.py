@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from entk.assemble import Engine, check_plan, make_plan, prepare
-from entk.errors import InputError
+from entk.errors import InputError, ResumeError
 from entk.inputs import first_parameter
 from entk.ops import choose_backend
 from entk.plan import Plan
@@ -57,7 +57,7 @@ def write_ntk(
     names, found = prepare(model, x, z, outputs, params)
     like = first_parameter(model, names)
     if plan is not None:
-        check_plan(plan, names, found, x, z, like, outputs, precision)
+        check_plan(plan, names, found, x, z, like, outputs, precision, backend, memory)
         precision = plan.precision
     else:
         chosen = choose_backend(backend, like.device, like.dtype)
@@ -71,6 +71,11 @@ def write_ntk(
     if plan is None:
         options = {"memory": memory, "backend": backend, "precision": precision, "streamed": True}
         plan = store.begun() or make_plan(found, x, z, like, outputs, **options)
+        if backend not in ("auto", plan.backend):
+            raise ResumeError(
+                f"{store.folder} began with backend={plan.backend!r}, not {backend!r}; leave "
+                "backend= out to go on, or pass resume=False to start over"
+            )
     store.begin(plan)
     engine = Engine(model, found, plan, by_layer)
     missing = [tile for tile in plan.tiles() if tile not in store.done]

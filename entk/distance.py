@@ -23,6 +23,7 @@ from entk.tiling import available_memory
 
 Kernel = Tensor | np.ndarray | KernelFile | str | PathLike
 
+OPTIONS = ("outputs", "params", "memory", "block", "strategy", "backend", "precision")
 BAND = 1 << 22  # entries of a kernel that are read at once
 SMALL = 1e-4  # below this 1 - cos has lost digits, and half the squared chord is taken instead
 ROUNDING = 1e-31  # half the squared chord of two roundings of one unit vector in float64
@@ -46,6 +47,12 @@ def kernel_distance(
 
     Source: Fort et al. 2020 (arXiv 2010.15110), eq. 4 of arXiv 2505.13900.
     """
+    unknown = [name for name in options if name not in OPTIONS]
+    if unknown:
+        raise InputError(
+            f"kernel_distance has no option {unknown[0]!r}; for two models it takes "
+            f"{', '.join(OPTIONS)}"
+        )
     if isinstance(a, nn.Module) or isinstance(b, nn.Module):
         return _model_distance(a, b, x, z, **options)
     if x is not None or z is not None or options:

@@ -231,6 +231,21 @@ def test_refused(arguments, error, text):
         entk.kernel_distance(*arguments)
 
 
+@pytest.mark.parametrize("name", ["plan", "progress", "by_layer", "streamed", "copies", "blok"])
+def test_an_unknown_option_is_named(name):
+    model = nn.Linear(3, 2).eval()
+    said = f"has no option '{name}'; for two models it takes outputs, params, .*precision"
+    with pytest.raises(entk.InputError, match=said):
+        entk.kernel_distance(model, model, A, **{name: True})
+
+
+def test_precision_is_an_option():
+    model = nn.Linear(3, 2).eval()
+    assert entk.kernel_distance(model, model, A, precision="ieee") == 0.0
+    with pytest.raises(entk.InputError, match="precision='tf32'"):
+        entk.kernel_distance(model, model, A, precision="tf32")
+
+
 @pytest.mark.parametrize(
     ("kernels", "error", "text"),
     [

@@ -5,17 +5,28 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from twophase.errors import UserError
 
 Arm = Literal["schedule", "constant"]
 Steps = tuple[Annotated[int, Field(ge=0)], ...]
 Count = Annotated[int, Field(ge=1)]
+
+
+def _at_least_a_megabyte(value: str) -> str:
+    if float(value[:-2]) * {"MB": 1, "GB": 1000}[value[-2:]] < 1:
+        raise ValueError("a kernel needs more; at least 1MB")
+    return value
+
+
+Memory = Annotated[
+    str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(MB|GB)$"), AfterValidator(_at_least_a_megabyte)
+]
 
 
 class _Section(BaseModel):
@@ -109,10 +120,10 @@ class Kernels(_Section):
     """training inputs in it, chosen by the seed and not augmented"""
     outputs: Literal["all", "diagonal", "trace", "sum"] = "all"
     """output mode, as in entk.ntk"""
-    steps: Annotated[Steps, Field(min_length=1)] = (0, 500, 1000, 2000)
+    steps: Annotated[Steps, Field(min_length=1)] = tuple(range(0, 2001, 250))
     """steps at which the kernel is computed"""
-    memory: Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(MB|GB)$")] = "1GB"
-    """budget of a kernel in each worker"""
+    memory: Memory = "1GB"
+    """budget of a kernel in each worker, at least 1MB"""
 
 
 class Cone(_Section):
@@ -120,8 +131,8 @@ class Cone(_Section):
 
     tau: Steps = (500, 1000)
     """reference steps, each among kernels.steps"""
-    lags: tuple[Count, ...] = (100,)
-    """differences of steps over which the turn of the kernel is measured"""
+    lags: tuple[Count, ...] = (250, 500)
+    """differences over which the turn of the kernel is measured, each between two kernels.steps"""
 
 
 class Linear(_Section):
@@ -178,6 +189,14 @@ class Config(_Section):
         if missing:
             have = list(self.kernels.steps)
             raise ValueError(f"cone.tau: {missing} have no kernel; kernels.steps has {have}")
+        apart = sorted({b - a for a, b in combinations(self.kernels.steps, 2)})
+        missing = [lag for lag in self.cone.lags if lag not in apart]
+        if missing:
+            possible = ", ".join(map(str, apart[:8])) + (", ..." if len(apart) > 8 else "")
+            raise ValueError(
+                f"cone.lags: no two of kernels.steps are {missing} apart; possible: "
+                f"{possible or 'none, with a single step'}"
+            )
         if len(set(self.arms)) < len(self.arms):
             raise ValueError(f"arms: {list(self.arms)} has one twice")
         if self.linear.switch and self.linear.arm not in self.arms:

@@ -51,7 +51,7 @@ def test_default_directory_is_named_after_the_run(twophase, file, tmp_path, monk
     monkeypatch.chdir(tmp_path)
     sets = ("--set", "training.steps=2", "--set", "training.milestones=[]", "--set", "chaos.t0=[0]")
     sets += ("--set", "chaos.t1=[]", "--set", "kernels.steps=[0]", "--set", "cone.tau=[0]")
-    sets += ("--set", "linear.switch=[]", "--set", "cone.lags=[1]", "--set", "name=other")
+    sets += ("--set", "linear.switch=[]", "--set", "cone.lags=[]", "--set", "name=other")
     assert twophase("train", file, *sets).status == 0
     assert RunDir.open(tmp_path / "runs" / "other").config.training.steps == 2
 

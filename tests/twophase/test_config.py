@@ -95,7 +95,17 @@ def test_building_does_not_change_the_values_it_is_given():
         ("kernels.steps=[0, 9000]", "kernels.steps: 9000 is too late"),
         ("kernels.steps=[]", "kernels.steps=[]: tuple should have at least 1 item"),
         ("kernels.memory=much", "kernels.memory='much': string should match pattern"),
-        ("cone.tau=[7]", "cone.tau: [7] have no kernel; kernels.steps has [0, 500, 1000, 2000]"),
+        ("kernels.memory=0GB", "kernels.memory='0GB': a kernel needs more; at least 1MB"),
+        ("kernels.memory=0.9MB", "kernels.memory='0.9MB': a kernel needs more; at least 1MB"),
+        ("cone.tau=[7]", "cone.tau: [7] have no kernel; kernels.steps has [0, 250, 500"),
+        (
+            "cone.lags=[100, 250]",
+            "cone.lags: no two of kernels.steps are [100] apart; possible: 250, 500, 750",
+        ),
+        (
+            "kernels.steps=[500, 1000]",
+            "cone.lags: no two of kernels.steps are [250] apart; possible: 500",
+        ),
         ('arms=["fast"]', "arms.0='fast': input should be 'schedule' or 'constant'"),
         ('arms=["constant", "constant"]', "arms: ['constant', 'constant'] has one twice"),
         ('arms=["constant"]', "linear.arm: 'schedule' is not in arms ['constant']"),
@@ -110,6 +120,13 @@ def test_error_is_one_line_with_key_value_and_what_is_allowed(override, said):
         build({"name": "run"}, [override])
     assert said in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_single_kernel_has_no_lag():
+    values = {"kernels": {"steps": [500]}, "cone": {"tau": [500]}}
+    with pytest.raises(UserError, match=r"are \[250, 500\] apart; possible: none, with a single"):
+        build(values)
+    assert build(values, ["cone.lags=[]"]).cone.lags == ()
 
 
 def test_frozen():
@@ -142,7 +159,7 @@ def test_checkpoints_cover_all_that_is_needed():
         "training": {"steps": 100, "milestones": [60]},
         "chaos": {"t0": [0, 7], "t1": [30]},
         "kernels": {"steps": [5]},
-        "cone": {"tau": [5], "lags": [1]},
+        "cone": {"tau": [5], "lags": []},
         "linear": {"switch": [11]},
     }
     assert build(values).checkpoints == (0, 5, 7, 11, 30, 60, 100)

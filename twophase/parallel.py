@@ -12,11 +12,11 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import lru_cache
 from multiprocessing import resource_tracker
-from pathlib import Path
 
 import torch
 
 from twophase import data
+from twophase.config import Config
 from twophase.errors import UserError
 from twophase.rundir import RunDir
 
@@ -29,14 +29,15 @@ def map_jobs(
     A job that raises ends the others and raises here.
     """
     if min(workers, len(jobs)) < 2:
+        samples = data.load(run.config) if jobs else None
         for job in jobs:
-            _call(function, run.path, job)
+            function(run, samples, *job)
             done()
         return
     pool = _pool(workers)
     try:
         with _interrupts_held():
-            waiting = {pool.submit(_call, function, run.path, job) for job in jobs}
+            waiting = {pool.submit(_call, function, run, job) for job in jobs}
         while waiting:
             finished, waiting = wait(waiting, return_when=FIRST_COMPLETED)
             for future in finished:
@@ -87,12 +88,11 @@ def _start_worker() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _call(function: Callable, path: Path, job: tuple) -> None:
-    run, samples = _opened(path)
-    function(run, samples, *job)
+def _call(function: Callable, run: RunDir, job: tuple) -> None:
+    function(run, _samples(run.config), *job)
 
 
 @lru_cache(maxsize=1)
-def _opened(path: Path) -> tuple[RunDir, data.Dataset]:
-    run = RunDir.open(path)
-    return run, data.load(run.config)
+def _samples(config: Config) -> data.Dataset:
+    """Kept by a worker from job to job; another config is other samples, wherever its run lies."""
+    return data.load(config)

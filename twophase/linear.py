@@ -22,7 +22,10 @@ def jobs(config: Config) -> list[int]:
 
 
 def follow(run: RunDir, data: Dataset, switch: int) -> None:
-    """The linearised run from one switch step; batch norm stays in eval mode as it was at t."""
+    """The linearised run from one switch step.
+
+    Batch norm is in eval mode from then on, its statistics re-estimated for the weights at t.
+    """
     config = run.config
     options, last = config.linear, config.training.steps
     state = run.load_state(run.checkpoint(options.arm, switch))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -25,7 +25,7 @@ class Score:
     error: float
 
 
-def parameter_vector(state: dict[str, Tensor], names: Iterator[str]) -> Tensor:
+def parameter_vector(state: dict[str, Tensor], names: Iterable[str]) -> Tensor:
     """All parameters as one float64 vector."""
     return torch.cat([state[name].double().flatten() for name in names])
 

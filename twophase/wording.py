@@ -232,8 +232,8 @@ def captions(config: Config, dtype: str) -> dict[str, str]:
         f"The right axes give the same in degrees. {kernel}.",
         "kernel": f"The size of the kernel, which the cosine distance does not see. {kernel}.",
         "linear": f"Trained as the first-order Taylor model of step t on to step {last}, in the "
-        f"{ARM_LABEL[config.linear.arm]} arm: batch norm frozen, momentum "
-        f"{config.linear.momentum}, rate times {config.linear.rate_factor:g}, {dtype}.",
+        f"{ARM_LABEL[config.linear.arm]} arm: batch norm frozen with statistics re-estimated at t, "
+        f"momentum {config.linear.momentum}, rate times {config.linear.rate_factor:g}, {dtype}.",
         "training": "The main run; batch-norm statistics re-estimated before each evaluation, "
         f"{dtype}. Dashed verticals: drops of the rate.",
     }

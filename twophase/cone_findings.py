@@ -36,21 +36,21 @@ def cone(tables: Tables, last: int, milestones: tuple[int, ...]) -> dict | None:
 
 
 def _arm(tables: Tables, arm: str, last: int, milestones: tuple[int, ...]) -> dict | None:
-    """Findings of one arm; late is the second half of the steps before the first drop.
+    """Findings of one arm; late is the second half of the steps up to the last kernel before the
+    first drop.
 
     So no verdict rests on the drop; what comes after it is told apart as `after_drop`.
     """
     rows = [r for r in tables["cone_lagged"] if r["arm"] == arm and r["distance"] is not None]
     if not rows:
         return None
-    stop = min(milestones, default=last)
+    drop = min(milestones, default=last)
+    stop = max((end for r in rows if (end := r["step"] + r["lag"]) <= drop), default=0)
     start = stop / 2
-    lag = min(r["lag"] for r in rows)
-    turns = {r["step"]: r for r in rows if r["lag"] == lag}
-    late = [r for t, r in turns.items() if start <= t and t + lag <= stop]
-    dropped = [angle(r["distance"]) for t, r in turns.items() if milestones and t >= stop]
+    lag, turns, late = _finest(rows, start, stop)
     if not late:
         return None
+    dropped = [angle(r["distance"]) for t, r in turns.items() if milestones and t >= drop]
     first = turns[min(turns)]
     floor = median(r["distance"] for r in late)
     early = angle(first["distance"])
@@ -67,6 +67,19 @@ def _arm(tables: Tables, arm: str, last: int, milestones: tuple[int, ...]) -> di
     }
     found["turn_ratio"] = found["floor"]["deg"] / early if early else None
     return found | _judge(found)
+
+
+def _finest(rows: Rows, start: float, stop: int) -> tuple[int, dict[int, dict], Rows]:
+    """The smallest lag between kernels both early and in the window, its turns, and the late ones.
+
+    The kernels may lie closer together at first.
+    """
+    for lag in sorted({r["lag"] for r in rows}):
+        turns = {r["step"]: r for r in rows if r["lag"] == lag}
+        late = [r for t, r in turns.items() if start <= t and t + lag <= stop]
+        if late and min(turns) < start:
+            return lag, turns, late
+    return 0, {}, []
 
 
 def _half(turns: dict[int, dict], floor: float, stop: int) -> float | None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from twophase.config import Config
+from twophase.phases import core
 from twophase.tables import Rows, Tables
-from twophase.wording import number, percent, share, step
+from twophase.wording import LETTER, horizon, number, percent, share, step
 
 SYMMETRIC = 1e-12  # float64 sums over two orders of the same kernel
 
@@ -90,12 +91,11 @@ def _horizon(chaos: dict | None) -> Control:
     if not found:
         return Control(name, "not run", "the grids of t₀ and t₁ have no three equal differences")
     words = [
-        f"{letter} {f['verdict']}" + ("" if f["kept"] is None else f", {share(f['kept'])} left")
-        for letter, measure in (("C", "dissimilarity"), ("D", "disagreement"))
-        if (f := found["measures"].get(measure))
+        f"{LETTER[m]} {f['verdict']}" + ("" if f["kept"] is None else f", {share(f['kept'])} left")
+        for m, f in core(found["measures"]).items()
     ]
     steps = ", ".join(str(t) for t in found["t1"])
-    detail = f"t₁ − t₀ ≈ {step(found['horizon'])} at t₀ = {steps}: {'; '.join(words)}"
+    detail = f"t₁ − t₀ {horizon(found)} at t₀ = {steps}: {'; '.join(words)}"
     return Control(name, "run", detail)
 
 

@@ -12,7 +12,7 @@ from twophase.errors import DivergedError
 from twophase.rundir import RunDir
 
 COLUMNS = (
-    *("arm", "switch_step", "step", "kind", "diverged"),
+    *("arm", "switch_step", "step", "kind", "diverged", "test_samples"),
     *("train_loss", "train_error", "test_loss", "test_error"),
 )
 
@@ -33,7 +33,7 @@ def follow(run: RunDir, data: Dataset, switch: int) -> None:
     momentum = {k: v for k, v in state.items() if k.startswith("momentum.")}
     kept = momentum if options.momentum == "keep" else {}
     row = {"arm": options.arm, "switch_step": switch, "step": last, "diverged": False}
-    row["kind"] = "linearised" if switch else "lazy"
+    row |= {"kind": "linearised" if switch else "lazy", "test_samples": len(data.x_test)}
     factor = options.rate_factor
     try:
         for _ in train.run_sgd(model, config, data, options.arm, kept, switch, last, factor):
@@ -52,7 +52,7 @@ def collect(run: RunDir) -> None:
     rows = [run.load_json(run.switched(switch)) for switch in jobs(config)]
     for row in run.load_table("train"):
         if row["arm"] == arm and int(row["step"]) == last:
-            keep = {k: row[k] for k in COLUMNS[5:]}
+            keep = {k: row[k] for k in COLUMNS[6:]}
             full = {"arm": arm, "switch_step": last, "step": last, "kind": "nonlinear"}
             rows.append({**full, "diverged": False, **keep})
     run.save_table("linear", COLUMNS, rows)

@@ -6,6 +6,7 @@ Words follow from numbers by the thresholds below; "not seen" is a finding like 
 from __future__ import annotations
 
 from dataclasses import asdict
+from itertools import pairwise
 from statistics import median
 
 from twophase.cone_findings import cone
@@ -32,6 +33,7 @@ MATERIAL = {  # levels below these are too small to speak of a fall
     "disagreement": 0.01,
     "kernel_distance": 0.01,
 }
+GAINED = 0.01  # of test error, what a later switch has to save against the lazy run
 ABOVE_CONTROL = 10.0  # and they have to stand out of the eps = 0 control by this factor
 NEAR = 3.0  # turns agree if the largest s + t is at most this many times the smallest
 SAME_HORIZON = 0.1  # t1 - t0 may differ by this share and count as one time left to grow
@@ -72,7 +74,13 @@ def chaos(rows: Rows, last: int) -> dict:
     for arm in arms_of(rows):
         falls = {m: fall(m, series(rows, arm, m, last), controls.get(m)) for m in MEASURES}
         falls = {m: f for m, f in falls.items() if f is not None}
-        arms[arm] = {"measures": falls, "verdict": verdict(falls), "agreement": agreement(falls)}
+        equal = same_horizon(rows, arm, controls)
+        arms[arm] = {
+            "measures": falls,
+            "same_horizon": equal,
+            "verdict": verdict(falls, equal),
+            "agreement": agreement(falls),
+        }
     arm = judged(list(arms))
     return {
         "arm": arm,
@@ -86,7 +94,7 @@ def chaos(rows: Rows, last: int) -> dict:
         },
         "perturbation": perturbation(rows),
         "schedule_share": {m: schedule_share(arms, m) for m in MEASURES},
-        "same_horizon": same_horizon(rows, arm, controls),
+        "same_horizon": arms[arm]["same_horizon"],
     }
 
 
@@ -131,20 +139,25 @@ def _word(found: dict) -> str:
     return "falls" if found["kept"] <= FALLEN else "falls in part"
 
 
-def verdict(falls: dict[str, dict]) -> str:
+def core(falls: dict[str, dict]) -> dict[str, dict]:
+    """C, B and D; B is the loss barrier, train or test, with the larger level at the first t0."""
+    barriers = [m for m in ("loss_barrier_train", "loss_barrier_test") if m in falls]
+    chosen = max(barriers, key=lambda m: falls[m]["early"], default=None)
+    return {m: falls[m] for m in ("dissimilarity", chosen, "disagreement") if m in falls}
+
+
+def verdict(falls: dict[str, dict], equal: dict | None) -> str:
     """Of C, B and D: all fall, "seen"; some fall, or in part, "seen in part"; none, "not seen".
 
-    B is the loss barrier, train or test, with the larger level at the first t0.
+    `equal`: the falls at equal t1 - t0, where the grids allow them; "seen" has to hold there too.
     """
-    barriers = [falls[m] for m in ("loss_barrier_train", "loss_barrier_test") if m in falls]
-    core = [falls.get("dissimilarity"), falls.get("disagreement")]
-    core.append(max(barriers, key=lambda f: f["early"], default=None))
-    words = [f["verdict"] for f in core if f is not None]
+    words = [f["verdict"] for f in core(falls).values()]
     if not words or all(word == "too few t₀" for word in words):
         return "not measured"
-    if all(word == "falls" for word in words):
-        return "seen"
-    return "seen in part" if any(word.startswith("falls") for word in words) else "not seen"
+    if not any(word.startswith("falls") for word in words):
+        return "not seen"
+    words += [f["verdict"] for f in core(equal["measures"]).values()] if equal else []
+    return "seen" if all(word == "falls" for word in words) else "seen in part"
 
 
 def agreement(falls: dict[str, dict]) -> dict | None:
@@ -202,16 +215,20 @@ def perturbation(rows: Rows) -> dict | None:
 
 
 def same_horizon(rows: Rows, arm: str, controls: dict[str, float]) -> dict | None:
-    """The falls again at equal t1 - t0, so that a late twin has as long to grow as an early one."""
+    """The falls again at equal t1 - t0, so that a late twin has as long to grow as an early one.
+
+    Of the horizons with the most t0 the one that differs least between them, then the longest.
+    """
     pairs = {(r["t0"], r["t1"]) for r in rows if r["arm"] == arm and r["kind"] == "perturbed"}
-    best: tuple = (0, 0, {})
+    best: tuple = (0, 0.0, 0, {})
     for horizon in {t1 - t0 for t0, t1 in pairs}:
         close = [p for p in pairs if abs(p[1] - p[0] - horizon) <= SAME_HORIZON * horizon]
         near = {}
         for t0, t1 in sorted(close, key=lambda p: (p[0], abs(p[1] - p[0] - horizon))):
             near.setdefault(t0, t1)
-        best = max(best, (len(near), horizon, near), key=lambda b: b[:2])
-    count, horizon, near = best
+        spread = max(abs(t1 - t0 - horizon) for t0, t1 in near.items()) / horizon
+        best = max(best, (len(near), -spread, horizon, near), key=lambda b: b[:3])
+    count, _, horizon, near = best
     if count < 3:
         return None
     falls = {}
@@ -223,7 +240,11 @@ def same_horizon(rows: Rows, arm: str, controls: dict[str, float]) -> dict | Non
 
 
 def linear(rows: Rows) -> dict:
-    """Test error at the end against the switch step, and the share of the lazy run's gap closed."""
+    """Test error at the end against the switch step, and the share of the lazy run's gap closed.
+
+    "seen": some later switch beats the lazy run, and none does worse than an earlier one by more
+    than one test sample; "seen in part": only the first of these.
+    """
     switched = {r["switch_step"]: r for r in rows if r["kind"] in ("linearised", "lazy")}
     errors = {t: r["test_error"] for t, r in sorted(switched.items())}
     known = {t: e for t, e in errors.items() if e is not None}
@@ -231,10 +252,22 @@ def linear(rows: Rows) -> dict:
     lazy = next((r["test_error"] for r in rows if r["kind"] == "lazy"), None)
     gap = lazy - full if lazy is not None and full is not None else None
     closed = {t: (lazy - e) / gap for t, e in known.items()} if gap and gap > 0 else {}
+    sample = 1 / rows[0]["test_samples"] if rows[0].get("test_samples") else 0.0
+    rises = [
+        (a, b)
+        for a, b in pairwise(errors)
+        if None not in (errors[a], errors[b])
+        if errors[b] > errors[a] + sample * (1 + 1e-9)
+    ]
+    gains = [lazy - e for t, e in known.items() if t > 0] if lazy is not None else []
     word = "not measured"
-    if closed and len(known) > 1:
-        word = "seen" if closed[max(known)] >= FALLEN and gap >= 0.01 else "not seen"
+    if gains:
+        lost = rises or len(known) < len(errors)
+        word = "seen in part" if lost else "seen"
+        word = word if max(gains) >= max(GAINED, sample) else "not seen"
     return {
+        "sample": sample,
+        "rises": rises,
         "test_error": errors,
         "nonlinear": full,
         "lazy": lazy,

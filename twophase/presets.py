@@ -27,7 +27,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "data": {"source": "digits", "label_noise": 0.2},
         "model": {"name": "thin-resnet", "widths": [8, 16, 32], "blocks": 1},
         "training": {"steps": 900, "batch": 128, "rate": 0.3, "milestones": [700, 800]},
-        "chaos": {"t0": [0, 25, 50, 100, 200, 300, 450, 650], "t1": [450]},
+        # t1 = t0 + 450, so that twins can be compared with equal time left
+        "chaos": {"t0": [0, 25, 50, 100, 200, 300, 450, 650], "t1": [450, 475, 500, 550, 650, 750]},
         "kernels": {"probe": 48, "steps": list(range(0, 901, 50))},
         "cone": {"tau": [0, 100, 200, 400, 600], "lags": [50, 100, 200]},
         "linear": {"switch": [0, 50, 400]},

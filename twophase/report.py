@@ -98,6 +98,7 @@ def thresholds() -> dict[str, Any]:
         "fallen": phases.FALLEN,
         "partly": phases.PARTLY,
         "material": phases.MATERIAL,
+        "gained": phases.GAINED,
         "above_control": phases.ABOVE_CONTROL,
         "near": phases.NEAR,
         "slowed": cone_findings.SLOWED,
@@ -202,6 +203,7 @@ def _page(run: RunDir, facts: dict, drawn: dict) -> str:
         captions=wording.captions(run.config, facts["environment"].get("dtype", "float32")),
         files={name: _data_uri(run.table(name).read_bytes()) for name in existing},
         measures=phases.MEASURES,
+        core=phases.core,
         arm_label=plotstyle.ARM_LABEL,
         theme=Markup(plotstyle.css()),  # our own constants
     )

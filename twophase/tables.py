@@ -26,7 +26,18 @@ STAGE = {
 }
 ARMS = ("schedule", "constant")
 TEXT = ("arm", "kind", "diverged")
-WHOLE = ("step", "t0", "t1", "draw", "tau", "lag", "step_i", "step_j", "switch_step")
+WHOLE = (
+    "step",
+    "t0",
+    "t1",
+    "draw",
+    "tau",
+    "lag",
+    "step_i",
+    "step_j",
+    "switch_step",
+    "test_samples",
+)
 
 
 def load(run: RunDir) -> tuple[Tables, list[str]]:

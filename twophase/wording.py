@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from twophase.config import Config
-from twophase.phases import MEASURES
+from twophase.phases import MEASURES, core
 from twophase.plotstyle import ARM_LABEL
 
 THIN = "\u202f"
 SPOKEN = ("dissimilarity", "loss_barrier_train", "loss_barrier_test", "disagreement")
+LETTER = {"dissimilarity": "C", "disagreement": "D"} | dict.fromkeys(SPOKEN[1:3], "B")
 RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -80,15 +81,41 @@ def _chaos(found: dict | None) -> Answer:
     question = "Chaos effect"
     if not found:
         return Answer(question, "not measured", "There is no table of twins yet.")
-    falls = found["arms"][found["arm"]]["measures"]
+    arm = found["arms"][found["arm"]]
+    falls = arm["measures"]
     grid = next(iter(falls.values()))["t0"] if falls else [0]
     reason = (
-        f"Twins perturbed at t₀ = {step(grid[0])} to {step(grid[-1])}, compared at "
-        f"t₁ = {step(found['t1'])} in the {ARM_LABEL[found['arm']]} arm. {_agreement(found)}"
+        f"{_equal_time(arm)}Twins perturbed at t₀ = {step(grid[0])} to {step(grid[-1])}, compared "
+        f"at t₁ = {step(found['t1'])} in the {ARM_LABEL[found['arm']]} arm. {_agreement(found)}"
         f"{_elsewhere(found)}"
     )
     points = [_fallen(m, falls[m]) for m in SPOKEN if m in falls]
     return Answer(question, found["verdict"], reason.strip(), tuple(points))
+
+
+def _equal_time(arm: dict) -> str:
+    """Whether what is seen at the last t1 is there with equal time left, too."""
+    if not arm["verdict"].startswith("seen"):
+        return ""
+    equal = arm["same_horizon"]
+    if not equal:
+        return "Not compared at equal time left, t₁ − t₀: late twins had less of it. "
+    falls = core(equal["measures"])
+    whole = "too" if all(f["verdict"] == "falls" for f in falls.values()) else "only in part"
+    parts = [
+        f"{LETTER[m]} {number(f['early'])}\u00a0→\u00a0{number(f['late'])}, {f['verdict']}"
+        for m, f in falls.items()
+    ]
+    return (
+        f"With equal time left, t₁ − t₀ {horizon(equal)}, the fall is there {whole} (t₀ = "
+        f"{step(min(equal['t1']))} to {step(max(equal['t1']))}: {'; '.join(parts)}). "
+    )
+
+
+def horizon(equal: dict) -> str:
+    """The common t1 - t0, with the sign for exact or about."""
+    exact = all(t1 - t0 == equal["horizon"] for t0, t1 in equal["t1"].items())
+    return f"{'=' if exact else '≈'} {step(equal['horizon'])}"
 
 
 def _fallen(measure: str, fall: dict) -> str:
@@ -195,7 +222,23 @@ def _linear(found: dict | None) -> Answer:
         f"{percent(found['nonlinear'])}.{closed}"
     )
     words = {"seen": "later is better", "not seen": "no gain seen"}
-    return Answer(question, words.get(found["verdict"], found["verdict"]), reason)
+    words["seen in part"] = "better than lazy, but not steadily"
+    return Answer(
+        question, words.get(found["verdict"], found["verdict"]), reason + _unsteady(found)
+    )
+
+
+def _unsteady(found: dict) -> str:
+    """Where a later switch did worse than an earlier one."""
+    if not found["rises"]:
+        return ""
+    rises = ", ".join(
+        f"by {percent(found['test_error'][b] - found['test_error'][a])} from step {step(a)} to "
+        f"{step(b)}"
+        for a, b in found["rises"]
+    )
+    one = f" (one test sample is {percent(found['sample'])})" if found["sample"] else ""
+    return f" The error rises again {rises}{one}."
 
 
 def captions(config: Config, dtype: str) -> dict[str, str]:

@@ -16,7 +16,7 @@ CONFIG = {
     "name": "synthetic",
     "data": {"source": "digits", "label_noise": 0.2, "augment": "shift"},
     "training": {"steps": 1600, "milestones": [1200, 1400]},
-    "chaos": {"t0": list(T0), "t1": [400, 800, 1200]},
+    "chaos": {"t0": list(T0), "t1": [800, 820, 850, 900, 1000, 1200]},
     "kernels": {"probe": 64, "steps": [0, 50, *range(100, 1601, 100)]},
     "cone": {"tau": [0, 400, 800], "lags": [100, 200, 400]},
     "linear": {"switch": [0, 100, 400, 800]},
@@ -31,7 +31,7 @@ LEVELS = {
     "constant": {
         "dissimilarity": (0.208, 0.206, 0.179, 0.152, 0.105, 0.096, 0.058),
         "loss_barrier_train": (0.092, 0.095, 0.073, 0.041, 0.035, 0.021, 0.008),
-        "disagreement": (0.100, 0.104, 0.080, 0.078, 0.069, 0.048, 0.040),
+        "disagreement": (0.100, 0.104, 0.080, 0.078, 0.069, 0.048, 0.030),
     },
 }
 

@@ -89,7 +89,11 @@ def _horizon(chaos: dict | None) -> Control:
     name = "Equal time left to grow, t₁ − t₀"
     found = chaos and chaos["same_horizon"]
     if not found:
-        return Control(name, "not run", "the grids of t₀ and t₁ have no three equal differences")
+        return Control(
+            name,
+            "not run",
+            "the grids allow it for less than half of the t₀, or for less than three",
+        )
     words = [
         f"{LETTER[m]} {f['verdict']}" + ("" if f["kept"] is None else f", {share(f['kept'])} left")
         for m, f in core(found["measures"]).items()

@@ -218,6 +218,7 @@ def same_horizon(rows: Rows, arm: str, controls: dict[str, float]) -> dict | Non
     """The falls again at equal t1 - t0, so that a late twin has as long to grow as an early one.
 
     Of the horizons with the most t0 the one that differs least between them, then the longest.
+    None where that is less than half of the t0, or than three.
     """
     pairs = {(r["t0"], r["t1"]) for r in rows if r["arm"] == arm and r["kind"] == "perturbed"}
     best: tuple = (0, 0.0, 0, {})
@@ -229,7 +230,7 @@ def same_horizon(rows: Rows, arm: str, controls: dict[str, float]) -> dict | Non
         spread = max(abs(t1 - t0 - horizon) for t0, t1 in near.items()) / horizon
         best = max(best, (len(near), -spread, horizon, near), key=lambda b: b[:3])
     count, _, horizon, near = best
-    if count < 3:
+    if count < max(3, len({t0 for t0, _ in pairs}) / 2):
         return None
     falls = {}
     for measure in MEASURES:

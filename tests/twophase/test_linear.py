@@ -14,9 +14,10 @@ def test_rows_are_lazy_switched_and_never_switched(finished):
     ]
     assert [tuple(rows[0])] == [linear.COLUMNS]
     assert {r["diverged"] for r in rows} == {"False"}
+    assert [r["test_samples"] for r in rows] == ["20", "20", ""]
     train_rows = finished.load_table("train")
     full = next(r for r in train_rows if (r["arm"], r["step"]) == ("schedule", "20"))
-    assert all(rows[2][k] == full[k] for k in linear.COLUMNS[5:])
+    assert all(rows[2][k] == full[k] for k in linear.COLUMNS[6:])
     assert len({r["train_loss"] for r in rows}) == 3
 
 

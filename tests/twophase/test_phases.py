@@ -3,8 +3,9 @@ import math
 import pytest
 
 from tests.twophase import synthetic
-from twophase import phases, tables
+from twophase import config, phases, tables
 from twophase.cone_findings import walked
+from twophase.presets import PRESETS
 from twophase.turning import bootstrap, crossing, slope_ratio, split
 
 
@@ -148,6 +149,80 @@ def test_fall_at_equal_time_left(tmp_path):
     assert len(horizons) >= 3
     assert max(horizons) <= 1.1 * found["horizon"]
     assert min(horizons) >= 0.9 * found["horizon"]
+
+
+def test_seen_only_if_it_is_there_at_equal_time_left(tmp_path):
+    found = summary(tmp_path / "run", overrides=["chaos.t1=[400]"])["chaos"]
+    arm = found["arms"]["constant"]
+    assert all(f["verdict"] == "falls" for f in phases.core(arm["measures"]).values())
+    assert arm["same_horizon"]["measures"]["disagreement"]["verdict"] == "falls in part"
+    assert found["verdict"] == "seen in part"
+
+
+@pytest.mark.parametrize(
+    ("words", "equal", "word"),
+    [
+        (("falls", "falls"), None, "seen"),
+        (("falls", "falls"), ("falls", "falls"), "seen"),
+        (("falls", "falls"), ("falls", "falls in part"), "seen in part"),
+        (("falls", "falls"), ("not seen", "too small"), "seen in part"),
+        (("falls", "not seen"), ("falls", "falls"), "seen in part"),
+        (("not seen", "not seen"), ("falls", "falls"), "not seen"),
+        (("too few t₀", "too few t₀"), None, "not measured"),
+    ],
+)
+def test_word_for_the_chaos_effect(words, equal, word):
+    def falls(pair):
+        return {
+            m: {"verdict": v} for m, v in zip(("dissimilarity", "disagreement"), pair, strict=True)
+        }
+
+    assert phases.verdict(falls(words), equal and {"measures": falls(equal)}) == word
+
+
+def test_equal_time_left_for_less_than_half_of_the_grid_is_none():
+    values = {"arm": "constant", "kind": "perturbed", "dissimilarity": 1.0, "t1": 1000}
+    rows = [{**values, "t0": t0} for t0 in (0, 10, 20, 300, 500, 700)]
+    assert list(phases.same_horizon(rows, "constant", {})["t1"]) == [0, 10, 20]
+    rows.append({**values, "t0": 800})
+    assert phases.same_horizon(rows, "constant", {}) is None
+
+
+def test_quick_start_has_equal_time_left_for_seven_t0():
+    c = config.build(PRESETS["quickstart"])
+    rows = [
+        {"arm": "constant", "kind": "perturbed", "t0": t0, "t1": t1, "dissimilarity": 1.0}
+        for t0 in c.chaos.t0
+        for t1 in c.measured
+        if t1 > t0
+    ]
+    found = phases.same_horizon(rows, "constant", {})
+    assert found["t1"] == {t0: t0 + 450 for t0 in (0, 25, 50, 100, 200, 300, 450)}
+
+
+@pytest.mark.parametrize(
+    ("errors", "samples", "word", "rises"),
+    [
+        ({0: 0.25, 50: 0.16, 400: 0.15}, 100, "seen", []),
+        ({0: 0.25, 50: 0.16, 400: 0.17}, 100, "seen", []),  # a single sample
+        ({0: 0.25, 50: 0.16, 400: 0.18}, 100, "seen in part", [(50, 400)]),
+        ({0: 0.25, 50: 0.16, 400: 0.17}, 450, "seen in part", [(50, 400)]),
+        ({0: 0.25, 50: 0.27, 400: 0.15}, 100, "seen in part", [(0, 50)]),
+        ({0: 0.25, 50: 0.16, 400: None}, 100, "seen in part", []),  # diverged
+        ({0: 0.25, 50: 0.245, 400: 0.245}, 1000, "not seen", []),
+        ({0: 0.25, 50: 0.26, 400: 0.3}, 100, "not seen", [(50, 400)]),
+        ({0: 0.25}, 100, "not measured", []),
+        ({50: 0.25, 400: 0.2}, 100, "not measured", []),  # no lazy run
+    ],
+)
+def test_word_for_the_linear_switch(errors, samples, word, rises):
+    kinds = {t: "linearised" if t else "lazy" for t in errors} | {900: "nonlinear"}
+    rows = [
+        {"switch_step": t, "kind": kinds[t], "test_error": e, "test_samples": samples}
+        for t, e in {**errors, 900: 0.14}.items()
+    ]
+    found = phases.linear(rows)
+    assert (found["verdict"], found["rises"]) == (word, rises)
 
 
 def test_one_arm_alone_is_judged_but_not_compared(tmp_path):

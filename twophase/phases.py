@@ -6,7 +6,6 @@ Words follow from numbers by the thresholds below; "not seen" is a finding like 
 from __future__ import annotations
 
 from dataclasses import asdict
-from itertools import pairwise
 from statistics import median
 
 from twophase.cone_findings import cone
@@ -254,12 +253,8 @@ def linear(rows: Rows) -> dict:
     gap = lazy - full if lazy is not None and full is not None else None
     closed = {t: (lazy - e) / gap for t, e in known.items()} if gap and gap > 0 else {}
     sample = 1 / rows[0]["test_samples"] if rows[0].get("test_samples") else 0.0
-    rises = [
-        (a, b)
-        for a, b in pairwise(errors)
-        if None not in (errors[a], errors[b])
-        if errors[b] > errors[a] + sample * (1 + 1e-9)
-    ]
+    best = {t: min((s for s in known if s < t), key=known.get) for t in list(known)[1:]}
+    rises = [(a, t) for t, a in best.items() if known[t] > known[a] + sample * (1 + 1e-9)]
     gains = [lazy - e for t, e in known.items() if t > 0] if lazy is not None else []
     word = "not measured"
     if gains:

@@ -70,6 +70,16 @@ def _fall(
     return Panel(f"chaos-{measure}", f"{label} against t0: {'; '.join(alt)}.", figure)
 
 
+def spread(times: list[int]) -> list[int]:
+    """Those that leave their labels room: a tenth of the axis between them; ends are among them."""
+    room = (times[-1] - times[0]) / 10
+    kept = times[:1]
+    for t in times[1:-1]:
+        if t - kept[-1] >= room and times[-1] - t >= room:
+            kept.append(t)
+    return sorted({*kept, times[-1]})
+
+
 def growth(tables: Tables, findings: dict, milestones: tuple[int, ...]) -> list[Panel]:
     """Relative distance of the twins along t1, a line for each t0; one panel per arm."""
     rows = [r for r in tables["chaos"] if r["kind"] == "perturbed"]
@@ -92,7 +102,7 @@ def growth(tables: Tables, findings: dict, milestones: tuple[int, ...]) -> list[
         axes.set_yscale("log")
         axes.set_ylim(*limits)
         axes.set_ylabel("|θ − θ′| / |θ|")
-        axes.set_xticks(times)
+        axes.set_xticks(spread(times))
         mark_drops(axes, milestones if arm == "schedule" else (), times[-1])
         figure.legend(*axes.get_legend_handles_labels(), title="t₀", loc="outside right upper")
         panels.append(Panel(f"growth-{arm}", f"Relative distance of twins over t1, {arm}.", figure))

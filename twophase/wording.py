@@ -233,8 +233,8 @@ def _unsteady(found: dict) -> str:
     if not found["rises"]:
         return ""
     rises = ", ".join(
-        f"by {percent(found['test_error'][b] - found['test_error'][a])} from step {step(a)} to "
-        f"{step(b)}"
+        f"by {number(100 * (found['test_error'][b] - found['test_error'][a]))} points from step "
+        f"{step(a)} to {step(b)}"
         for a, b in found["rises"]
     )
     one = f" (one test sample is {percent(found['sample'])})" if found["sample"] else ""

@@ -7,7 +7,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 
 from tests.twophase import synthetic
 from twophase import phases, plots, plotstyle, tables
-from twophase.plots_chaos import excess
+from twophase.plots_chaos import excess, spread
 from twophase.plots_kernel import free_walk
 
 MILESTONES = (1200, 1400)
@@ -138,3 +138,9 @@ def test_twins_of_one_kind_alone(loaded, kind):
     drawn = plots.draw("overview", only, summary, MILESTONES)
     assert len(drawn) == (0 if kind == "control" else 2)
     assert summary["chaos"]["controls"]["exact"] is (True if kind == "control" else None)
+
+
+def test_labels_of_close_steps_are_left_out():
+    assert spread([450, 475, 500, 550, 650, 750, 900]) == [450, 500, 550, 650, 750, 900]
+    assert spread([0, 100, 995, 1000]) == [0, 100, 1000]
+    assert spread([7]) == [7]

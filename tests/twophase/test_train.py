@@ -134,7 +134,8 @@ def test_interrupted_stage_ends_with_the_same_bits(tiny, dataset, finished, tmp_
 
 def test_long_stretches_are_saved_halfway(values, dataset, tmp_path):
     sets = ["training.save_every=3", "chaos.t0=[0]", "chaos.t1=[]", "kernels.steps=[0]"]
-    sets += ["cone.tau=[0]", "linear.switch=[]", "training.milestones=[]", 'arms=["schedule"]']
+    sets += ["cone.tau=[0]", "cone.lags=[]", "linear.switch=[]", "training.milestones=[]"]
+    sets += ['arms=["schedule"]']
     built = config.build(values, sets)
     run, seen = RunDir.create(tmp_path / "run", built), []
 

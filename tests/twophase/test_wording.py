@@ -45,7 +45,7 @@ def test_a_rise_along_the_linear_switches_is_told():
     answer = wording.answers(findings)[-1]
     assert answer.word == "better than lazy, but not steadily"
     assert (
-        "rises again by 2\u202f% from step 50 to 400 (one test sample is 1\u202f%)."
+        "rises again by 2 points from step 50 to 400 (one test sample is 1\u202f%)."
         in answer.reason
     )
     assert "25\u202f% from step 0, 16\u202f% from step 50, 18\u202f% from step 400" in answer.reason

@@ -23,6 +23,7 @@ from torch.overrides import TorchFunctionMode
 from entk.errors import InputError, ModelStateError, UnsupportedModelError
 from entk.factors import Factors
 from entk.rules import RULES, Rule
+from entk.rules.recurrent import UNROLLED, is_plain, weights_of
 
 STOCHASTIC = frozenset(
     {"dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout"}
@@ -117,6 +118,9 @@ class Recorder(TorchFunctionMode):
             self.differentiates = True
         if rule is None:
             _refuse_noise(func, args, kwargs)
+            if self._unrolls(func, args):
+                with self:
+                    return UNROLLED[func](*args, **kwargs)
             return func(*args, **kwargs)
         arguments = rule.bind(args, kwargs)
         if rule.name == "batch_norm" and arguments.get("training", False):
@@ -134,6 +138,14 @@ class Recorder(TorchFunctionMode):
         if not roles or wrapped or not torch.is_grad_enabled() or not rule.serves(arguments):
             return func(*args, **kwargs)
         return self._note(func, rule, roles, arguments)
+
+    def _unrolls(self, func, args: tuple) -> bool:
+        """Whether a recurrent layer with requested parameters is to be seen step by step."""
+        if func not in UNROLLED or not torch.is_grad_enabled() or not is_plain(args):
+            return False
+        tensors = weights_of(args)
+        wrapped = any(map(is_functorch_wrapped_tensor, tensors))
+        return not wrapped and any(id(t) in self.names for t in tensors)
 
     def _note(self, func, rule: Rule, roles: dict[str, str], arguments: dict[str, Any]) -> Tensor:
         arguments.update({role: arguments[role].detach() for role in roles})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from entk.capture import Call, check_finite, forward, gradients, leaf_state
+from entk.capture import Call, Layout, check_finite, forward, gradients, leaf_state
 from entk.errors import UnsupportedModelError
 from entk.factors import Factors, concatenate
 from entk.generic import generic_jacobian
@@ -25,7 +25,7 @@ def capture_block(
     recorder = found.recorder(leaves, backend.functions)
     with recorder:
         y = forward(model, state, x, total)
-    _check_forward(y, recorder.calls, found)
+    _check_forward(y, recorder.calls, found, len(x))
     uses = _uses(found)
     chunks: dict[str, list] = {}
     for start in range(0, found.outputs, plan.chunk):
@@ -48,15 +48,20 @@ def capture_block(
     return made | _generic(model, state, found, x, total, plan)
 
 
-def _check_forward(y: Tensor, calls: list[Call], found: Survey) -> None:
+def _check_forward(y: Tensor, calls: list[Call], found: Survey, n: int) -> None:
     check_finite(y)
-    if y.shape[1] != found.outputs or tuple(c.signature for c in calls) != found.signatures:
+    same = y.shape[1] == found.outputs and tuple(c.signature for c in calls) == found.signatures
+    if not same or any(map(_lacks_samples, calls, found.layouts, [n] * len(calls))):
         raise UnsupportedModelError(
             "the model took another path on these samples than on the first ones (other outputs "
             "or other layers); compute the kernel of each path by itself"
         )
     for call in calls:
         call.check_input()
+
+
+def _lacks_samples(call: Call, layout: Layout, n: int) -> bool:
+    return call.arguments["input"].shape[layout.axis] != n * layout.repeat
 
 
 def _uses(found: Survey) -> list[list[tuple[Served, str]]]:

@@ -28,7 +28,8 @@ def rules(name: str) -> dict[str, tuple[str, str]]:
 
 
 def test_fallback_and_unused_are_announced():
-    assert rules("lstm")["rnn.weight_ih_l0"] == ("torch.func (loop)", "rows")
+    assert rules("lstm")["rnn.weight_ih_l0"][0] == "linear"  # unrolled
+    assert rules("bilinear")["f.weight"][0].startswith("torch.func")
     assert rules("raw_matmul")["w"] == ("torch.func (vmap)", "rows")
     assert rules("rule_and_raw")["f.weight"][0].startswith("torch.func")
     assert rules("rule_and_raw")["f.bias"][0] == "linear"
@@ -105,17 +106,20 @@ def test_printed_table():
     lines = text.splitlines()
     assert lines[0].startswith("eNTK [5, 2, 5, 2] float32 on cpu, outputs='all', lower triangle")
     assert "of 1.00 GB" in lines[0]
-    assert lines[1].split() == [
+    assert lines[1].startswith("expected ")
+    assert "rates: rows " in lines[1]
+    assert lines[2].split() == [
         "parameter",
         "rule",
         "strategy",
         "operations",
         "bytes",
+        "seconds",
         "backend",
         "note",
     ]
-    names = [line.split()[0] for line in lines[2:]]
-    assert names == ["0.weight", "0.bias", "2.weight", "2.bias", "total"]
+    names = [line.split()[0] for line in lines[3:]]
+    assert names == ["0.weight", "0.bias", "2.weight", "2.bias", "forward", "total"]
 
 
 def test_operations_are_those_of_the_formulas():
@@ -181,7 +185,7 @@ def test_a_plan_serves_its_own_request_only():
 )
 def test_a_plan_is_not_overruled_in_silence(named, said, tmp_path):
     model, x = nn.Linear(4, 2).eval(), torch.randn(5, 4)
-    plan = entk.plan_ntk(model, x, memory="1GB")
+    plan = entk.plan_ntk(model, x, memory="1GB", backend="torch")
     said += rf"; make a new one with plan_ntk, or leave {next(iter(named))}= out"
     with pytest.raises(entk.InputError, match=said):
         entk.ntk(model, x, plan=plan, **named)
@@ -200,6 +204,7 @@ def test_by_layer_counts_a_kernel_for_each_layer():
 
 def test_what_is_unused_has_no_backend():
     model, x, _ = next(c for c in CASES if c.name == "unused").make()
-    lines = {line.split()[0]: line.split() for line in str(entk.plan_ntk(model, x)).splitlines()}
-    assert lines["b.weight"][5] == "-"
-    assert lines["a.weight"][5] == "torch"
+    text = str(entk.plan_ntk(model, x, backend="torch"))
+    lines = {line.split()[0]: line.split() for line in text.splitlines()}
+    assert lines["b.weight"][6] == "-"
+    assert lines["a.weight"][6] == "torch"

@@ -217,3 +217,13 @@ def test_reentrant_checkpoint_is_not_mistaken_for_an_unused_layer():
     except entk.EntkError:
         return
     assert found.any()
+
+
+def test_a_batch_that_only_later_samples_split():
+    """The samples looked at first all go to one expert; a later one does not."""
+    torch.manual_seed(0)
+    model = fn(routed, f=linear(4, 2), g=linear(4, 2))().double().eval()
+    x = torch.rand(64, 4, dtype=torch.float64)
+    x[5, 0] = -1.0
+    with pytest.raises(entk.UnsupportedModelError, match="took another path"):
+        entk.ntk(model, x)

@@ -6,7 +6,7 @@ STAMP = $(VENV)/.installed
 TORCH = $(shell grep -E '^torch==' constraints.txt) $(shell grep -E '^torchvision==' constraints.txt)
 FAST = not slow and not packaging and not gpu
 
-.PHONY: help quickstart test lint slow packaging bench gpu clean
+.PHONY: help quickstart test lint slow packaging bench bench-full gpu clean
 
 help:
 	@echo "make quickstart   install, train the digits run, write runs/quickstart/report.html"
@@ -14,7 +14,8 @@ help:
 	@echo "make lint         style only"
 	@echo "make slow         tests that take minutes (VGG-16 against torch.func, long kill tests)"
 	@echo "make packaging    installs into fresh environments, with and without a compiler"
-	@echo "make bench        benchmarks on one core, results to benchmarks/results/"
+	@echo "make bench        benchmarks beside other libraries, short set, to benchmarks/results/"
+	@echo "make bench-full   every case (an hour or two); JAX=python-with-neural-tangents adds that"
 	@echo "make gpu          tests and benchmarks on CUDA, results to benchmarks/results/"
 
 $(STAMP): pyproject.toml setup.py constraints.txt $(wildcard csrc/*)
@@ -40,8 +41,18 @@ slow: $(STAMP)
 packaging: $(STAMP)
 	$(RUN) -m pytest -m packaging
 
+KERNELS = $(RUN) -m pytest benchmarks/test_ntk.py $(if $(JAX),--jax-python $(JAX)) -rs
+
 bench: $(STAMP)
-	$(RUN) -m pytest benchmarks --threads 1 --benchmark-json=benchmarks/results/cpu.json
+	$(VENV)/bin/pip install -q --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	$(RUN) -m pytest benchmarks --ignore benchmarks/test_ntk.py --threads 1 --benchmark-json=benchmarks/results/cpu.json
+	$(KERNELS) --benchmark-json=.benchmarks/ntk.json
+	$(RUN) -m benchmarks.table
+
+bench-full: $(STAMP)
+	$(VENV)/bin/pip install -q --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	$(KERNELS) --full --benchmark-json=.benchmarks/ntk.json
+	$(RUN) -m benchmarks.table
 
 gpu:
 	@$(PYTHON) -m benchmarks.gpu

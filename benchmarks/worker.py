@@ -37,7 +37,7 @@ class Worker:
         command = [sys.executable, "-m", "benchmarks.worker", str(case), way, str(threads)]
         if way in JAX_WAYS:
             if jax_python is None:
-                raise PeerError("no environment for it: see benchmarks/README.md")
+                raise PeerError("no environment for it: see docs/benchmarks.md")
             try:
                 export(*case.make(), Path(self.folder.name))
             except Exception as error:  # the network cannot be told to it

@@ -42,7 +42,9 @@ def test_building_needs_no_torch():
 def test_constraints_are_exact_and_complete():
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     pins = dict(line.split("==") for line in lines if line and not line.startswith("#"))
-    assert all(re.fullmatch(r"\d+(\.\d+)*(\.post\d+)?", version) for version in pins.values())
+    assert all(
+        re.fullmatch(r"\d+(\.\d+)*(a\d+)?(\.post\d+)?", version) for version in pins.values()
+    )
     project = PROJECT["project"]
     groups = [project["dependencies"], *project["optional-dependencies"].values()]
     assert {canonical(r) for group in groups for r in group} <= {canonical(name) for name in pins}

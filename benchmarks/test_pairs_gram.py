@@ -1,4 +1,4 @@
-"""`pairs_gram`: the PyTorch definition against the Triton kernels, behind one correctness gate."""
+"""`pairs_gram`: the PyTorch definition against the other backends, behind one correctness gate."""
 
 import pytest
 import torch
@@ -17,6 +17,7 @@ CASES = {
 }
 WAYS = {
     "torch": ("torch", "ieee"),
+    "native": ("native", "ieee"),
     "triton ieee": ("triton", "ieee"),
     "triton tf32x3": ("triton", "tf32x3"),
     "triton bf16x6": ("triton", "bf16x6"),
@@ -30,12 +31,12 @@ UNIT = {"tf32": 6 * 2**-10, "tf32x3": 6 * 2**-20, "bf16x6": 6 * 2**-23, "ieee": 
 @pytest.mark.parametrize("case", CASES)
 def test_pairs_gram(case, way, outputs, timed, device):
     backend, precision = WAYS[way]
-    if device.type == "cpu" and backend == "triton":
-        pytest.skip("on CUDA only")
+    if backend == {"cpu": "triton", "cuda": "native"}[device.type]:
+        pytest.skip("not on this device")
     n, o, c, k, t = CASES[case]
     n = n if device.type == "cuda" else min(n, 4)
     x = Factors(torch.randn(n, 1, k, t, device=device), torch.randn(n, o, 1, c, t, device=device))
-    _, pairs_gram = products(backend, precision)
+    pairs_gram = products(backend, precision).pairs_gram
 
     def run(x=x):
         out = torch.zeros(kernel_shape(len(x.a), len(x.a), o, outputs), device=device)

@@ -5,6 +5,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
+#include <exception>
 #include <mutex>
 #include <system_error>
 #include <thread>
@@ -16,9 +17,17 @@ namespace entk {
 template <typename Work>
 void in_parallel(int64_t tasks, int threads, const Work& work) {
     std::atomic<int64_t> next{0};
+    std::exception_ptr failure;
+    std::mutex guard;
     auto loop = [&] {
-        for (int64_t task; (task = next.fetch_add(1)) < tasks;) {
-            work(task);
+        try {
+            for (int64_t task; (task = next.fetch_add(1)) < tasks;) {
+                work(task);
+            }
+        } catch (...) {  // no memory: told to the caller, once all have stopped
+            next = tasks;
+            const std::lock_guard<std::mutex> lock(guard);
+            failure = std::current_exception();
         }
     };
     std::vector<std::thread> pool;
@@ -32,6 +41,9 @@ void in_parallel(int64_t tasks, int threads, const Work& work) {
     loop();
     for (auto& thread : pool) {
         thread.join();
+    }
+    if (failure) {
+        std::rethrow_exception(failure);
     }
 }
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from entk.capture import Call, Layout, Recorder, check_finite, forward, gradients, leaf_state
 from entk.errors import UnsupportedModelError
 from entk.generic import choose_method
+from entk.ops import choose_backend, products
 from entk.rates import Timing
 
 SEVERAL = 8  # samples, spread over the data, on which layouts are tested
@@ -154,7 +155,9 @@ class _Look:
 
 
 def _look(model, state, covered, x) -> _Look:
-    recorder = Recorder(covered)
+    like = next(iter(state.values()))
+    backend = choose_backend("auto", like.device, like.dtype)
+    recorder = Recorder(covered, products(backend, "ieee").functions)
     kept: dict[int, int] = {}
 
     def note(t: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from entk.plan import LayerCost, feature_elements, format_bytes
 from entk.survey import Survey
 
 TILE_ROWS = 640  # N*O of a tile: products run near their peak
+NARROWEST = 4 * 96  # parameters of the narrowest strip, as in csrc/gram.cpp
 OVERHEAD = 4  # samples that one more pass through the model costs beside its own
 RESERVE = 0.25  # share of the budget left to allocators and library scratch
 
@@ -30,6 +31,7 @@ class Footprint:
     widest: int  # one sample's largest patches or one output's largest stacked gradient
     result: int  # the finished kernel, or the shards under way
     tile: int  # the tile of one sample pair
+    strip: int  # rows of one sample that are formed at once where none are kept
     scratch: int
 
     def capture(self, block: int, chunk: int) -> int:
@@ -43,6 +45,7 @@ class Footprint:
             + kept
             + self.capture(block, chunk)
             + 2 * block**2 * self.tile
+            + block * self.strip
             + self.scratch
         )
 
@@ -62,7 +65,8 @@ def footprint(
         widest=itemsize * max(patches, *found.call_outputs, 0),
         result=result,
         tile=itemsize * math.prod(kernel_shape(1, 1, o, outputs)),
-        scratch=3 * itemsize * SCRATCH if "pairs" in strategy.values() else 0,
+        strip=2 * itemsize * o * NARROWEST if "fused" in strategy.values() else 0,
+        scratch=3 * itemsize * SCRATCH if {"pairs", "fused"} & set(strategy.values()) else 0,
     )
 
 

@@ -67,12 +67,16 @@ def _gram(j: Tensor, k: Tensor, out: Tensor, lower: bool) -> None:
     _native.gram(*rows, *shape, lower, _is_double(out), torch.get_num_threads())
 
 
+PLAIN = ({(torch.float32, "cpu")}, {(torch.float64, "cpu")})
 SMALL = 1 << 16  # multiply-adds below which a call costs more than it saves
 
 
 def linear_native(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """F.linear where no gradient of the weight is needed; small ones stay with PyTorch."""
-    if input.numel() * len(weight) < SMALL:
+    small = input.numel() * len(weight) < SMALL
+    given = [t for t in (input, weight, bias) if t is not None]
+    odd = {(t.dtype, t.device.type) for t in given} not in PLAIN or weight.dim() != 2
+    if small or odd or torch.is_autocast_enabled("cpu"):
         return F.linear(input, weight, bias)
     return NativeLinear.apply(input, weight, bias)
 

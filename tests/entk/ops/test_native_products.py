@@ -173,3 +173,35 @@ def test_threads_change_no_bit():
         torch.set_num_threads(before)
     for other in found[1:]:
         assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", [(300, 40), (2, 70, 40), (1, 200, 7, 40), (70, 5, 40)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_linear(shape, bias, dtype):
+    torch.manual_seed(0)
+    x = torch.randn(shape, dtype=dtype, requires_grad=True)
+    weight, b = torch.randn(50, 40, dtype=dtype), torch.randn(50, dtype=dtype) if bias else None
+    g = torch.randn(*shape[:-1], 50, dtype=dtype)
+
+    def both(function, *inputs):
+        y = function(*inputs)
+        return y.detach(), torch.autograd.grad(y, inputs[0], g.to(y))[0]
+
+    wide = [None if t is None else t.detach().double() for t in (x, weight, b)]
+    truth = both(torch.nn.functional.linear, wide[0].requires_grad_(), *wide[1:])
+    plain = both(torch.nn.functional.linear, x, weight, b)
+    found = both(native.NativeLinear.apply, x, weight, b)
+    for one, two, exact in zip(found, plain, truth, strict=True):
+        assert tolerance.error(one, exact) <= limit(two, exact)
+
+
+def test_linear_leaves_the_odd_to_pytorch():
+    x, weight = torch.randn(300, 40), torch.randn(50, 40)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert native.linear_native(x, weight).dtype == torch.bfloat16
+    assert native.linear_native(x.half(), weight.half()).dtype == torch.float16
+    with pytest.raises(RuntimeError, match="dtype"):
+        native.linear_native(x.double(), weight)
+    strided = native.linear_native(x.T.contiguous().T, weight.T.contiguous().T)
+    torch.testing.assert_close(strided, torch.nn.functional.linear(x, weight))

@@ -14,9 +14,9 @@ from entk.errors import UnsupportedModelError
 from entk.generic import choose_method
 from entk.ops import choose_backend, products
 from entk.rates import Timing
+from entk.soundness import check_checkpoints, check_independence
 
-SEVERAL = 8  # samples, spread over the data, on which layouts are tested
-ALONE = 4  # of them, on which independence is
+SEVERAL = 8  # samples, spread over the data, on which layouts and independence are tested
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def survey(model: nn.Module, x: Tensor, names: tuple[str, ...], total: bool) -> 
         covered = {n: leaf for n, leaf in leaves.items() if n not in refused}
         single = _look(model, state, covered, one)
         batch = _look(model, state, covered, several)
-        _check_independence(model, state, several, batch.y)
+        check_independence(model, state, several, batch.y)
         start = time.perf_counter()
         layouts, found = _layouts(single.calls, batch)
         backward = (time.perf_counter() - start) / 2  # two outputs were followed
@@ -91,7 +91,7 @@ def survey(model: nn.Module, x: Tensor, names: tuple[str, ...], total: bool) -> 
         for name in names
     )
     if any(s.kind == "unused" for s in served):
-        _check_checkpoints(single.y)
+        check_checkpoints(single.y)
     return Survey(
         outputs=1 if total else single.y.shape[1],
         served=_with_method(served, model, state, several),
@@ -109,38 +109,6 @@ def survey(model: nn.Module, x: Tensor, names: tuple[str, ...], total: bool) -> 
         ),
         writes_parameters=any(state[n]._version != v for n, v in versions.items() if n in leaves),
     )
-
-
-def _check_independence(model, state, x: Tensor, y: Tensor) -> None:
-    """Each sample's outputs must be what they are when it is alone."""
-    some = torch.linspace(0, len(x) - 1, min(len(x), ALONE)).long()
-    y = y[some]
-    with torch.no_grad():
-        alone = torch.cat([forward(model, state, sample[None]) for sample in x[some]])
-    scale = alone.norm(dim=1, keepdim=True) + y.norm(dim=1, keepdim=True)
-    far = (y - alone).norm(dim=1, keepdim=True) > torch.finfo(y.dtype).eps ** 0.5 * scale
-    if far.any():
-        raise UnsupportedModelError(
-            "a sample's outputs depend on what else is in its batch: the model mixes the samples "
-            "(a statistic over axis 0, say), or two forward passes differ, so no per-sample "
-            "Jacobian exists"
-        )
-
-
-def _check_checkpoints(y: Tensor) -> None:
-    """Reentrant checkpoints hide their parameters from autograd.grad."""
-    todo, seen = [y.grad_fn], set()
-    while todo:
-        node = todo.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        todo += [following for following, _ in node.next_functions]
-        if "CheckpointFunctionBackward" in node.name():
-            raise UnsupportedModelError(
-                "the model uses a reentrant checkpoint, inside which no gradient can be asked for; "
-                "pass use_reentrant=False to torch.utils.checkpoint"
-            )
 
 
 @dataclass

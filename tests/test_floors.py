@@ -18,7 +18,7 @@ FLOORS = (
     ("errors", "factors", "progress"),
     ("inputs", "ops", "rules"),
     ("backends", "capture", "precision"),
-    ("generic", "linearize", "rates"),
+    ("generic", "linearize", "rates", "soundness"),
     ("survey",),
     ("plan",),
     ("features", "store", "tiling"),

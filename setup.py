@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import textwrap
 from pathlib import Path
 
@@ -96,7 +97,7 @@ setup(
             [f"csrc/{name}.cpp" for name in SOURCES],
             include_dirs=[pybind11.get_include()],
             extra_compile_args=HOST_FLAGS,
-            extra_link_args=["-pthread"],
+            extra_link_args=["-pthread", *(["-ldl"] if sys.platform == "linux" else [])],
             language="c++",
             depends=[str(path) for path in Path("csrc").iterdir()],
         )

@@ -22,6 +22,10 @@ def ours(model: nn.Module) -> Way:
     return lambda x, z, outputs: entk.ntk(model, x, z, outputs=outputs)
 
 
+def ours_triton(model: nn.Module) -> Way:
+    return lambda x, z, outputs: entk.ntk(model, x, z, outputs=outputs, backend="triton")
+
+
 def loop(model: nn.Module) -> Way:
     """One backward pass for each sample and output."""
 
@@ -91,7 +95,7 @@ def ntk_vector_products(model: nn.Module) -> Way:
             def product(v: Tensor) -> Tensor:
                 return jvp(single(b), (parameters,), back(v))[1]
 
-            return vmap(product)(torch.eye(len(y)))
+            return vmap(product)(torch.eye(len(y), device=y.device))
 
         rows = vmap(vmap(pair, (None, 0)), (0, None), chunk_size=1)(x, x if z is None else z)
         return _mode(rows.permute(0, 2, 1, 3), outputs)  # [N, M, O, O] -> [N, O, M, O]
@@ -146,13 +150,14 @@ def nngeometry(model: nn.Module) -> Way:
 
 
 def asdfghjkl(model: nn.Module) -> Way:
-    from asdl.kernel import empirical_class_wise_direct_ntk, empirical_direct_ntk
+    """Its implicit way; its direct one finds none of its own operations in 0.1a5."""
+    from asdl.kernel import empirical_class_wise_direct_ntk, empirical_implicit_ntk
 
     def kernel(x: Tensor, z: Tensor | None, outputs: str) -> Tensor:
         if outputs == "sum":
             raise ValueError("it has no kernel of summed outputs")
         if outputs == "all":
-            return empirical_direct_ntk(model, x, z).permute(0, 2, 1, 3)
+            return empirical_implicit_ntk(model, x, z).permute(0, 2, 1, 3)
         found = empirical_class_wise_direct_ntk(model, x, z).permute(2, 0, 1)
         return found if outputs == "diagonal" else found.sum(0)
 
@@ -166,6 +171,7 @@ def _square_only(z: Tensor | None) -> None:
 
 WAYS: dict[str, Callable[[nn.Module], Way]] = {
     "entk": ours,
+    "entk triton": ours_triton,
     "torch.func jacobian": jacobian_contraction,
     "torch.func ntk-vp": ntk_vector_products,
     "TorchJD": torchjd,

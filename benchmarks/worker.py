@@ -32,9 +32,9 @@ class PeerError(Exception):
 class Worker:
     """A way of a case, running in a process."""
 
-    def __init__(self, case: Case, way: str, threads: int, jax_python: str | None):
+    def __init__(self, case: Case, way: str, threads: int, device: str, jax_python: str | None):
         self.folder = tempfile.TemporaryDirectory()
-        command = [sys.executable, "-m", "benchmarks.worker", str(case), way, str(threads)]
+        command = [sys.executable, "-m", "benchmarks.worker", str(case), way, str(threads), device]
         if way in JAX_WAYS:
             if jax_python is None:
                 raise PeerError("no environment for it: see docs/benchmarks.md")
@@ -79,24 +79,36 @@ class Worker:
         self.folder.cleanup()
 
 
-def main(case: Case, way: str, threads: int) -> None:
+def main(case: Case, way: str, threads: int, device: str) -> None:
     torch.set_num_threads(threads)
-    resource.setrlimit(resource.RLIMIT_DATA, (LIMIT_GB * 10**9,) * 2)
-    model, x, z = case.make()
+    if device == "cpu":  # CUDA reserves more address space than that
+        resource.setrlimit(resource.RLIMIT_DATA, (LIMIT_GB * 10**9,) * 2)
+    model, x, z = (None if t is None else t.to(device) for t in case.make())
     kernel = WAYS[way](model)
     for line in sys.stdin:
         count, _, path = line.strip().partition(" ")
         few = int(count) or None
         found = kernel(x[:few], None if z is None else z[:few], case.outputs)
+        if device == "cuda":
+            torch.cuda.synchronize()
         if path:
-            np.save(path, found.detach().numpy())
+            np.save(path, found.detach().cpu().numpy())
         del found
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
-        print(json.dumps({"peak_gb": peak}), flush=True)
+        print(json.dumps({"peak_gb": peak_gb(device)}), flush=True)
+
+
+def peak_gb(device: str) -> float:
+    """Of the process on the CPU, of torch's allocator on CUDA."""
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated() / 1e9
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM"):  # ru_maxrss would begin at the parent's
+            return int(line.split()[1]) * 1024 / 1e9
+    return float("nan")
 
 
 if __name__ == "__main__":
     try:
-        main(BY_NAME[sys.argv[1]], sys.argv[2], int(sys.argv[3]))
+        main(BY_NAME[sys.argv[1]], sys.argv[2], int(sys.argv[3]), sys.argv[4])
     except Exception as error:  # whatever a peer dies of is told in the results
         print(json.dumps({"error": f"{type(error).__name__}: {error}"}), flush=True)

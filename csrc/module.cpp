@@ -7,10 +7,15 @@
 #include <string>
 #include <vector>
 
+#ifdef __linux__
+#include <dlfcn.h>
+#endif
+
 #include "gemm.h"
 #include "gram.h"
 #include "gram_dot.h"
 #include "pairs_gram.h"
+#include "parallel.h"
 
 namespace py = pybind11;
 
@@ -125,11 +130,35 @@ void gram_dot_cuda(uintptr_t a, int64_t a_row, int64_t a_column, uintptr_t b, in
 }
 #endif
 
+// Borrow the OpenMP runtime that is loaded from `path`, or none if it is not; whether there is one.
+bool borrow_openmp(const std::string& path) {
+    entk::openmp() = {};
+#ifdef __linux__
+    void* library = dlopen(path.c_str(), RTLD_LAZY | RTLD_NOLOAD);
+    if (path.empty() || library == nullptr) {
+        return false;
+    }
+    entk::OpenMP found;
+    found.parallel = reinterpret_cast<decltype(found.parallel)>(dlsym(library, "GOMP_parallel"));
+    found.size = reinterpret_cast<decltype(found.size)>(dlsym(library, "omp_get_num_threads"));
+    if (found.parallel == nullptr || found.size == nullptr) {
+        return false;
+    }
+    entk::openmp() = found;
+    return true;
+#else
+    (void)path;
+    return false;
+#endif
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_native, module) {
     module.doc() = "Native kernels of entk; see entk/ops/native.py.";
     module.def("gram_dot", &gram_dot);
+    module.def("borrow_openmp", &borrow_openmp);
+    module.def("borrowed", [] { return entk::openmp().parallel != nullptr; });
     module.def("gram", &gram);
     module.def("multiply", &multiply);
     module.def("rows", &rows);

@@ -1,5 +1,8 @@
-// Independent tasks over the threads that torch grants; no OpenMP, whose second runtime in one process
-// is a known source of trouble.
+// Independent tasks over the threads that torch grants.
+//
+// The extension links no OpenMP, as a second runtime in one process is a known source of trouble, but it
+// borrows the one that torch has loaded if there is one: torch's idle workers wait in busy loops
+// for some milliseconds, and other threads would have to share their cores with them.
 #pragma once
 #include <algorithm>
 #include <atomic>
@@ -13,13 +16,62 @@
 
 namespace entk {
 
-// work(task) for each task in [0, tasks), on up to `threads` threads, this one among them.
+// libgomp's entry, or libomp's of the same name, and what tells a region its size; null: not there.
+struct OpenMP {
+    void (*parallel)(void (*)(void*), void*, unsigned, unsigned) = nullptr;
+    int (*size)() = nullptr;
+};
+inline OpenMP& openmp() {
+    static OpenMP found;
+    return found;
+}
+
+// body() on up to `threads` threads, this one among them; says how many there are before any begins.
+template <typename Body>
+void on_threads(int threads, std::atomic<int64_t>& count, const Body& body) {
+    if (openmp().parallel != nullptr && threads > 1) {
+        struct Region {
+            const Body& body;
+            std::atomic<int64_t>& count;
+        } region{body, count};
+        openmp().parallel(
+            [](void* data) {
+                Region& r = *static_cast<Region*>(data);
+                r.count = openmp().size();  // the same on all of them
+                r.body();
+            },
+            &region, static_cast<unsigned>(threads), 0);
+        return;
+    }
+    std::vector<std::thread> pool;
+    std::mutex counted;
+    {
+        const std::lock_guard<std::mutex> lock(counted);
+        try {
+            for (int t = 1; t < threads; ++t) {
+                pool.emplace_back([&] {
+                    { const std::lock_guard<std::mutex> wait(counted); }
+                    body();
+                });
+            }
+        } catch (const std::system_error&) {
+            // the machine grants no more threads: those there are do the work, with the same bits
+        }
+        count = static_cast<int64_t>(pool.size()) + 1;
+    }
+    body();
+    for (auto& thread : pool) {
+        thread.join();
+    }
+}
+
+// work(task) for each task in [0, tasks).
 template <typename Work>
 void in_parallel(int64_t tasks, int threads, const Work& work) {
-    std::atomic<int64_t> next{0};
+    std::atomic<int64_t> next{0}, count{1};
     std::exception_ptr failure;
     std::mutex guard;
-    auto loop = [&] {
+    on_threads(static_cast<int>(std::min<int64_t>(threads, tasks)), count, [&] {
         try {
             for (int64_t task; (task = next.fetch_add(1)) < tasks;) {
                 work(task);
@@ -29,19 +81,7 @@ void in_parallel(int64_t tasks, int threads, const Work& work) {
             const std::lock_guard<std::mutex> lock(guard);
             failure = std::current_exception();
         }
-    };
-    std::vector<std::thread> pool;
-    try {
-        for (int64_t t = 1; t < std::min<int64_t>(threads, tasks); ++t) {
-            pool.emplace_back(loop);
-        }
-    } catch (const std::system_error&) {
-        // the machine grants no more threads: those there are do the work, with the same bits
-    }
-    loop();
-    for (auto& thread : pool) {
-        thread.join();
-    }
+    });
     if (failure) {
         std::rethrow_exception(failure);
     }
@@ -76,30 +116,13 @@ class Team {
     template <typename Program>
     static void run(int threads, const Program& program) {
         Team team;
-        std::vector<std::thread> pool;
-        std::unique_lock<std::mutex> lock(team.mutex_);  // none begins before all are counted
-        try {
-            for (int t = 1; t < threads; ++t) {
-                pool.emplace_back([&] {
-                    { const std::lock_guard<std::mutex> counted(team.mutex_); }
-                    program(team);
-                });
-            }
-        } catch (const std::system_error&) {
-            // as in in_parallel
-        }
-        team.size_ = static_cast<int64_t>(pool.size()) + 1;
-        lock.unlock();
-        program(team);
-        for (auto& thread : pool) {
-            thread.join();
-        }
+        on_threads(threads, team.size_, [&] { program(team); });
     }
 
   private:
     static constexpr int kSpins = 2000;  // some 10 us: about what falling asleep costs
-    int64_t size_ = 1, arrived_ = 0;
-    std::atomic<int64_t> next_{0}, phase_{0};
+    int64_t arrived_ = 0;
+    std::atomic<int64_t> size_{1}, next_{0}, phase_{0};
     std::mutex mutex_;
     std::condition_variable all_here_;
 };

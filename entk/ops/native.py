@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import torch
@@ -16,6 +17,23 @@ try:
 except ImportError as error:  # built without a compiler, or for another Python
     _native = None
     _import_error = f"{error}; reinstall entk with this Python"
+
+
+def _loaded_openmp() -> str | None:
+    """The OpenMP runtime that torch's own threads come from, if it is one that can be borrowed."""
+    try:
+        lines = Path("/proc/self/maps").read_text().splitlines()
+    except OSError:
+        return None
+    paths = dict.fromkeys(line.split()[-1] for line in lines if "/" in line)
+    found = [p for p in paths if re.match(r"lib(g|i)?omp(5|-\w+)?\.so", Path(p).name)]
+    own = [p for p in found if Path(p).is_relative_to(Path(torch.__file__).parent)]
+    found = own or found
+    return found[0] if len(found) == 1 else None  # of several, which one is torch's is not known
+
+
+if _native is not None and (_openmp := _loaded_openmp()) is not None:
+    _native.borrow_openmp(_openmp)
 
 
 def native_status() -> str:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -205,3 +208,33 @@ def test_linear_leaves_the_odd_to_pytorch():
         native.linear_native(x.double(), weight)
     strided = native.linear_native(x.T.contiguous().T, weight.T.contiguous().T)
     torch.testing.assert_close(strided, torch.nn.functional.linear(x, weight))
+
+
+def test_without_openmp_the_bits_are_the_same():
+    """The library's own threads serve where torch's runtime cannot be borrowed."""
+    program = """
+import sys, torch
+from entk.ops import native
+if sys.argv[1] == "own":
+    native._native.borrow_openmp("")
+torch.set_num_threads(3)
+torch.manual_seed(0)
+from entk.factors import Factors
+x = Factors(torch.randn(9, 1, 90, 16), torch.randn(9, 5, 1, 32, 16))
+out = torch.zeros(3, 9, 5, 9, 5)
+native.pairs_gram_native(x, x, out[0], "all")
+native.fused_gram_native(x, x, out[1], "all")
+j = native.rows_native(x)
+native.gram_native(j, j, out[2], "all")
+print(out.double().sum().item().hex(), native._native.borrowed())
+"""
+    found = {}
+    for how in ("own", "borrowed"):
+        command = [sys.executable, "-c", program, how]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        found[how] = done.stdout.split()
+    assert found["own"][0] == found["borrowed"][0]
+    assert found["own"][1] == "False"
+    if sys.platform == "linux":
+        assert found["borrowed"][1] == "True"

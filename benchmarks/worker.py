@@ -22,7 +22,7 @@ from benchmarks.export import export
 from benchmarks.peers import JAX_WAYS, WAYS
 
 LIMIT_GB = 20
-LIMIT_SECONDS = 60  # for one kernel; a way that needs more is reported as such
+LIMIT_SECONDS = 40  # for one kernel; a way that needs more is reported as such
 
 
 class PeerError(Exception):

@@ -67,9 +67,10 @@ def choose_rates(
     rates: Rates | str | None, backend: str, device: torch.device, dtype: torch.dtype, outputs: str
 ) -> Rates:
     """None: measured on this machine, once; "nominal"; or values of one's own."""
-    if rates is None:
+    interpreted = backend == "triton" and device.type == "cpu"  # minutes, and no rate of any use
+    if rates is None and not interpreted:
         return measure_rates(backend, device, dtype, outputs, torch.get_num_threads())
-    if rates == "nominal":
+    if rates in (None, "nominal"):
         return NOMINAL
     if not isinstance(rates, Rates):
         raise InputError(f"rates={rates!r}, expected None (measured), 'nominal' or entk.Rates(...)")

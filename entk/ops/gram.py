@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor
 
 from entk.factors import Factors
@@ -9,23 +11,33 @@ from entk.factors import Factors
 STRIP = 256  # rows of the lower triangle done at once: 640 x 640 then costs 68 % of the square
 
 
-def gram(j: Tensor, k: Tensor, out: Tensor, outputs: str, *, lower: bool = False) -> None:
+def gram(
+    j: Tensor,
+    k: Tensor,
+    out: Tensor,
+    outputs: str,
+    *,
+    lower: bool = False,
+    accumulate: Callable[[Tensor, Tensor, Tensor, bool], None] | None = None,
+) -> None:
     """out += the product of rows j [N,O,P] and k [M,O,P] in an output mode.
 
         "all"       out[n,o,m,q] += sum_i j[n,o,i] k[m,q,i]
         "diagonal"  out[o,n,m]   += sum_i j[n,o,i] k[m,o,i]
         "trace"     out[n,m]     += sum_{o,i} j[n,o,i] k[m,o,i]      ("sum" is the same with O = 1)
 
-    `lower=True` (k is j) leaves the part above the diagonal undefined.
+    `lower=True` (k is j) leaves the part above the diagonal undefined. `accumulate` adds the
+    product of two matrices.
     """
+    accumulate = accumulate or _accumulate
     if outputs == "diagonal":
         for o in range(j.shape[1]):
-            _accumulate(j[:, o], k[:, o], out[o], lower)
+            accumulate(j[:, o], k[:, o], out[o], lower)
     elif outputs == "all":
         n, o, m, _ = out.shape
-        _accumulate(j.flatten(0, 1), k.flatten(0, 1), out.view(n * o, m * o), lower)
+        accumulate(j.flatten(0, 1), k.flatten(0, 1), out.view(n * o, m * o), lower)
     else:
-        _accumulate(j.flatten(1), k.flatten(1), out, lower)
+        accumulate(j.flatten(1), k.flatten(1), out, lower)
 
 
 def fused_gram(x: Factors, z: Factors, out: Tensor, outputs: str, *, lower: bool = False) -> None:

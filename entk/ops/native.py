@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from entk.factors import Factors
+from entk.ops.gram import gram
 
 try:
     import entk._native as _native
@@ -68,14 +69,7 @@ def why_not_products(device: torch.device, dtype: torch.dtype) -> str | None:
 
 def gram_native(j: Tensor, k: Tensor, out: Tensor, outputs: str, *, lower: bool = False) -> None:
     """As `gram`; only the lower triangle is formed where it is all that is asked for."""
-    if outputs == "diagonal":
-        for o in range(j.shape[1]):
-            _gram(j[:, o], k[:, o], out[o], lower)
-    elif outputs == "all":
-        n, o, m, _ = out.shape
-        _gram(j.flatten(0, 1), k.flatten(0, 1), out.view(n * o, m * o), lower)
-    else:
-        _gram(j.flatten(1), k.flatten(1), out, lower)
+    gram(j, k, out, outputs, lower=lower, accumulate=_gram)
 
 
 def _gram(j: Tensor, k: Tensor, out: Tensor, lower: bool) -> None:

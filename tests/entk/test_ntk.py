@@ -37,7 +37,7 @@ def _like(t: torch.Tensor, dtype: torch.dtype) -> torch.dtype:
     return dtype if t.is_floating_point() else t.dtype
 
 
-@pytest.mark.parametrize("strategy", ["rows", "pairs"])
+@pytest.mark.parametrize("strategy", ["rows", "pairs", "fused"])
 @pytest.mark.parametrize("outputs", OUTPUTS)
 @pytest.mark.parametrize("name", BY_NAME)
 def test_float64(name, outputs, strategy):
@@ -51,6 +51,19 @@ def test_float64(name, outputs, strategy):
 
 
 @pytest.mark.parametrize("strategy", ["rows", "pairs"])
+@pytest.mark.parametrize("outputs", OUTPUTS)
+@pytest.mark.parametrize("name", BY_NAME)
+def test_the_definitions(name, outputs, strategy):
+    """The PyTorch backend, which serves where the extension is missing."""
+    model, x, z = BY_NAME[name].make()
+    options = {"outputs": outputs, "strategy": strategy, "backend": "torch", "block": 3}
+    plan = entk.plan_ntk(model, x, z, **options)
+    found = entk.ntk(model, x, z, outputs=outputs, plan=plan)
+    expected = oracle.mode(truth(name, False), outputs)
+    assert tolerance.error(found, expected) <= tolerance.FLOAT64
+
+
+@pytest.mark.parametrize("strategy", ["rows", "pairs", "fused"])
 @pytest.mark.parametrize("outputs", OUTPUTS)
 @pytest.mark.parametrize("name", BY_NAME)
 def test_float32(name, outputs, strategy):

@@ -98,17 +98,7 @@ class Plan:
         return cls(**fields)
 
     def __str__(self) -> str:
-        head = (
-            "parameter",
-            "rule",
-            "strategy",
-            "operations",
-            "bytes",
-            "seconds",
-            "backend",
-            "note",
-        )
-        rows = [head]
+        rows = [HEAD]
         for c in self.layers:
             backend = "torch.func" if c.rule.startswith("torch.func") else self.backend
             backend = "-" if c.strategy == "none" else backend

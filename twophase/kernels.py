@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
+
 import torch
 from torch import Tensor
 
 import entk
+from entk.store import parts_folder
 from twophase import seeds, train
 from twophase.config import Config
 from twophase.data import Dataset
@@ -43,6 +46,8 @@ def collect(run: RunDir) -> None:
     """Norm and trace of each kernel: the scale that the cosine distance does not see."""
     rows = []
     for arm, step in jobs(run.config):
+        # a kill after the file has appeared and before its shards are gone leaves them behind
+        shutil.rmtree(parts_folder(run.kernel(arm, step)), ignore_errors=True)
         with entk.open_kernel(run.kernel(arm, step)) as file:
             square, trace = 0.0, 0.0
             for index, part in file.blocks():

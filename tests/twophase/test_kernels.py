@@ -39,3 +39,23 @@ def test_norm_and_trace_in_every_output_mode(values, tmp_path, dataset, outputs,
         full = full.flatten(0, 1).flatten(1)
     trace = full.diagonal(dim1=-2, dim2=-1).sum().item()
     assert float(row["trace"]) == pytest.approx(trace, rel=1e-6)
+
+
+def test_shards_left_by_a_kill_after_the_file_appeared_go(finished, tmp_path, perform, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    def kill(*_):
+        raise Killed
+
+    run = RunDir.create(tmp_path / "run", finished.config)
+    monkeypatch.setattr("entk.shards.shutil.rmtree", kill)  # the next thing after it
+    with pytest.raises(Killed):
+        perform(run, "kernels")
+    monkeypatch.undo()
+    assert list(run.path.glob("kernels/*/*.parts/shard-*"))
+    perform(run, "kernels")
+    assert not list(run.path.glob("kernels/*/*.parts"))
+    assert {p.name: p.read_bytes() for p in run.path.glob("kernels/*/*")} == {
+        p.name: p.read_bytes() for p in finished.path.glob("kernels/*/*")
+    }

@@ -21,6 +21,12 @@ def results(run):
     return {str(p.relative_to(run.path)): p.read_bytes() for p in found if p.name not in skipped}
 
 
+def different(run, other):
+    """Names of the files that are not the same in both."""
+    a, b = results(run), results(other)
+    return sorted(name for name in a.keys() | b.keys() if a.get(name) != b.get(name))
+
+
 def test_a_stage_brings_what_it_needs_and_no_more(finished, perform, tmp_path):
     run = RunDir.create(tmp_path / "run", finished.config)
     bar = perform(run, "cone")
@@ -38,7 +44,7 @@ def test_finished_stages_are_skipped_and_not_touched(finished, perform):
 def test_workers_change_no_bit(finished, perform, tmp_path):
     run = RunDir.create(tmp_path / "run", finished.config)
     perform(run, "chaos", "cone", "linear", workers=2)
-    assert results(run) == results(finished)
+    assert different(run, finished) == []
 
 
 @pytest.mark.parametrize(
@@ -58,7 +64,7 @@ def test_a_file_that_is_lost_comes_back_the_same(finished, perform, tmp_path, st
     (run.path / lost).unlink()
     assert not stages.complete(run, stage)
     perform(run, stage)
-    assert results(run) == results(finished)
+    assert different(run, finished) == []
 
 
 def test_progress_counts_to_its_total_also_when_half_is_there(finished, perform, tmp_path):

@@ -130,7 +130,7 @@ def _look(model, state, covered, x) -> _Look:
 
     def note(t: Tensor) -> Tensor:
         kept[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
-        return t
+        return t.detach()  # an output that its own node kept would keep the graph for ever
 
     start = time.perf_counter()
     with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):

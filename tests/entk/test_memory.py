@@ -5,9 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
+
+import entk
 
 CHILD = """
 import sys, threading, time, torch, entk
@@ -80,3 +85,25 @@ def test_peak_stays_within_the_budget(which, outputs, budgets):
         assert peak <= float(memory.removesuffix("MB")) * 1e6
     (*_, low), (*_, high) = found
     assert abs(low - high) <= 1e-5 * high
+
+
+def test_nothing_of_a_finished_call_stays_in_memory():
+    """Not even the output of an operation that keeps it for its own backward pass."""
+    seen = []
+
+    class Watched(nn.Module):
+        def forward(self, x):
+            seen.append(weakref.ref(x))
+            return x
+
+    model = nn.Sequential(
+        *(nn.Conv2d(1, 2, 3), nn.ReLU(), Watched(), nn.Sigmoid(), Watched(), nn.Flatten()),
+        *(nn.LazyLinear(4), nn.Tanh(), Watched(), nn.Linear(4, 2), nn.Softmax(-1), Watched()),
+    )
+    x = torch.randn(6, 1, 5, 5)
+    model(x)
+    entk.ntk(model, x)
+    entk.jacobian(model, x)
+    entk.linearize(model)(x).sum().backward()
+    assert len(seen) > 20
+    assert [watched() for watched in seen if watched() is not None] == []

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from entk.capture import check_state
 from entk.errors import InputError
 from entk.factors import Factors, kernel_shape
-from entk.features import capture_block
+from entk.features import Pending, capture_block
 from entk.inputs import (
     check_model,
     check_outputs,
@@ -31,12 +31,12 @@ SMALL = 4096  # parameters with fewer entries share one product
 WHOLE = ""  # the group of a kernel that is not split by layer
 
 Tile = dict[str, Tensor]  # group -> tile of that group's kernel
-Part = tuple[str, Tensor | Factors]
+Part = tuple[str, Tensor | Pending]
 
 
 @dataclass(frozen=True)
 class Block:
-    """Features of a block of samples: per group (strategy, rows [N, O, P] or factors)."""
+    """Features of a block of samples: per group (strategy, rows [N, O, P] or pending factors)."""
 
     samples: int
     groups: dict[str, list[Part]]
@@ -76,7 +76,10 @@ class Engine:
             for group in self.groups:
                 out = found[group] = like.new_zeros(shape)
                 for (strategy, a), (_, b) in zip(x.groups[group], z.groups[group], strict=True):
-                    backend.by_strategy[strategy](a, b, out, self.plan.outputs, lower=lower)
+                    left = _formed(a)
+                    right = left if b is a else _formed(b)
+                    backend.by_strategy[strategy](left, right, out, self.plan.outputs, lower=lower)
+                    del left, right  # before the next layer's
                 if lower:
                     mirror(out, self.plan.outputs)
         return found
@@ -109,6 +112,10 @@ class Engine:
 def layer_name(parameter: str) -> str:
     """The module that a parameter belongs to; a parameter of the model itself is its own layer."""
     return parameter.rpartition(".")[0] or parameter
+
+
+def _formed(part: Tensor | Pending) -> Tensor | Factors:
+    return part.factors() if isinstance(part, Pending) else part
 
 
 def _join_small(parts: list[Part]) -> list[Part]:

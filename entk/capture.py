@@ -8,7 +8,7 @@ path still leads from the output to a parameter is a use that no rule covers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -57,7 +57,7 @@ class Call:
     parameters: dict[str, str]  # role -> parameter name
     arguments: dict[str, Any]  # by name, parameters detached
     output_shape: torch.Size
-    edge: GradientEdge
+    edge: GradientEdge | None
     version: int  # of the input when it was used
 
     @property
@@ -73,12 +73,10 @@ class Call:
                 "autograd refuses this too); make that operation out of place"
             )
 
-    def stack(self, layout: Layout, g: list[Tensor | None]) -> Tensor:
-        """Output gradients [N * repeat, O, ...] from one tensor per output."""
-        if any(t is None for t in g):  # the call does not reach the output
-            weight = next(self.arguments[role] for role in self.parameters)
-            g = [weight.new_zeros(self.output_shape)] * len(g)
-        return torch.stack([layout.samples_first(t) for t in g], 1)
+    def zeros(self) -> Tensor:
+        """The gradient of an output that the call does not reach."""
+        weight = next(self.arguments[role] for role in self.parameters)
+        return weight.new_zeros(self.output_shape)
 
     def factors(self, role: str, layout: Layout, g: Tensor) -> Factors:
         """The factors of a parameter, from the stacked output gradients `g`."""
@@ -89,14 +87,13 @@ class Call:
         a, g = (t.unflatten(0, (-1, layout.repeat)).movedim(1, -2).flatten(-2) for t in (a, g))
         return Factors(a, g)
 
-    def rows(self, role: str, layout: Layout, g: Tensor, form: Callable) -> Tensor:
-        """The parameter's Jacobian [N, O, P]; `form` makes it of factors that are no tokens."""
-        if role in self.rule.factors:
-            f = self.factors(role, layout, g)
-            return f.rows(len(self.arguments[role])) if f.is_tokens else form(f)
+    def rows(self, role: str, layout: Layout) -> Callable[[Tensor], Tensor]:
+        """From output gradients to the Jacobian [N, O, P] of a parameter that has no factors."""
         x = layout.samples_first(self.arguments["input"])
-        j = self.rule.rows[role](self.arguments, x, g)
-        return j if layout.repeat == 1 else j.unflatten(0, (-1, layout.repeat)).sum(1)
+        form = self.rule.rows[role](self.arguments, x)
+        if layout.repeat == 1:
+            return form
+        return lambda g: form(g).unflatten(0, (-1, layout.repeat)).sum(1)
 
 
 class Recorder(TorchFunctionMode):
@@ -238,21 +235,17 @@ def leaf_state(model: nn.Module, names: Iterable[str], copy: bool = False) -> tu
     return leaves, {**parameters, **buffers}
 
 
-def gradients(
-    y: Tensor, calls: list[Call], outputs: range, last: bool
-) -> list[list[Tensor | None]]:
-    """For each call the gradients of y[:, outputs] at its output, None where it has no say.
+def gradients(y: Tensor, calls: list[Call]) -> Iterator[list[Tensor | None]]:
+    """For each output y[:, o], its gradient at the output of each call, None where it has no say.
 
     Samples do not interact, so one backward pass of the summed batch gives every sample's own.
-    `last` frees the graph.
+    The last one frees the graph.
     """
-    if not y.requires_grad or not calls:
-        return [[None] * len(outputs) for _ in calls]
     edges = [call.edge for call in calls]
-    found = []
-    for o in outputs:
-        keep = not last or o != outputs[-1]
-        found.append(
-            torch.autograd.grad(y[:, o].sum(), edges, retain_graph=keep, allow_unused=True)
-        )
-    return [list(column) for column in zip(*found, strict=True)]
+    last = y.shape[1] - 1
+    for o in range(y.shape[1]):
+        if not y.requires_grad or not calls:
+            yield [None] * len(calls)
+            continue
+        found = torch.autograd.grad(y[:, o].sum(), edges, retain_graph=o < last, allow_unused=True)
+        yield list(found)

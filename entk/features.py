@@ -1,8 +1,9 @@
-"""What a block of samples contributes, parameter by parameter: rows or factors."""
+"""What a block of samples contributes, by parameter: rows, or what factors are made of."""
 
 from __future__ import annotations
 
-import torch
+from dataclasses import dataclass, replace
+
 from torch import Tensor, nn
 
 from entk.capture import Call, Layout, check_finite, forward, gradients, leaf_state
@@ -14,38 +15,93 @@ from entk.plan import Plan
 from entk.survey import Served, Survey
 
 
+@dataclass(frozen=True)
+class Pending:
+    """Factors not formed yet: the patches of a convolution are many times its input."""
+
+    uses: tuple[tuple[Call, str, Layout, Tensor], ...]  # call, role, layout, output gradients
+
+    def factors(self) -> Factors:
+        return concatenate([call.factors(role, layout, g) for call, role, layout, g in self.uses])
+
+
 def capture_block(
     model: nn.Module, found: Survey, x: Tensor, plan: Plan
-) -> dict[str, Tensor | Factors]:
-    """{parameter: rows [N, O, P] or factors} for the samples x, in chunks of outputs."""
-    strategy = {c.name: c.strategy for c in plan.layers}
-    leaves, state = leaf_state(model, strategy, copy=found.writes_parameters)
+) -> dict[str, Tensor | Pending]:
+    """{parameter: rows [N, O, P] or pending factors} for the samples x."""
+    leaves, state = leaf_state(model, (s.name for s in found.served), found.writes_parameters)
     total = plan.outputs == "sum"
-    backend = products(plan.backend, plan.precision)
-    recorder = found.recorder(leaves, backend.functions)
+    recorder = found.recorder(leaves, products(plan.backend, plan.precision).functions)
     with recorder:
         y = forward(model, state, x, total)
-    _check_forward(y, recorder.calls, found, len(x))
-    uses = _uses(found)
-    chunks: dict[str, list] = {}
-    for start in range(0, found.outputs, plan.chunk):
-        span = range(start, min(start + plan.chunk, found.outputs))
-        columns = gradients(y, recorder.calls, span, last=span.stop == found.outputs)
-        parts: dict[str, list] = {}
-        for i, call in enumerate(recorder.calls):
-            g = call.stack(found.layouts[i], columns[i])
-            columns[i] = None  # the widest gradients go as soon as they are used
-            for s, role in uses[i]:
-                layout = found.layouts[i]
-                if strategy[s.name] in ("pairs", "fused"):
-                    part = call.factors(role, layout, g)
+    calls = recorder.calls
+    _check_forward(y, calls, found, len(x))
+    block = _Collected(found, plan, calls, len(x))
+    for o, column in enumerate(gradients(y, calls)):
+        for i in range(len(calls)):
+            g, column[i] = column[i], None  # goes as soon as it is used
+            block.take(o, i, g)
+    return block.rows | block.pending() | _generic(model, state, found, x, total, plan)
+
+
+class _Collected:
+    """Where output gradients go: into rows at once, or onto stacks for the factors."""
+
+    def __init__(self, found: Survey, plan: Plan, calls: list[Call], samples: int):
+        self.found, self.calls, self.samples = found, calls, samples
+        self.form, self.chunk = products(plan.backend, plan.precision).rows, plan.chunk
+        self.rows: dict[str, Tensor] = {}
+        self.stacks: dict[int, Tensor] = {}
+        self.maps: list[list] = [[] for _ in calls]  # (parameter, g -> its rows) of each call
+        self.factors: dict[int, tuple[Served, str, bool]] = {}  # (parameter, role, to be rows)
+        strategy = {c.name: c.strategy for c in plan.layers}
+        for s in found.served:
+            for i, role in s.calls:
+                if role in calls[i].rule.rows:
+                    self.maps[i].append((s, calls[i].rows(role, found.layouts[i])))
                 else:
-                    part = call.rows(role, layout, g, backend.rows)
-                parts.setdefault(s.name, []).append(part)
-        for name, items in parts.items():
-            chunks.setdefault(name, []).append(_over_calls(items))
-    made = {name: _over_chunks(items) for name, items in chunks.items()}
-    return made | _generic(model, state, found, x, total, plan)
+                    self.factors[i] = (s, role, strategy[s.name] == "rows")
+
+    def take(self, o: int, i: int, g: Tensor | None) -> None:
+        """The gradient of output o at call i; None: zero."""
+        layout, call = self.found.layouts[i], self.calls[i]
+        g = layout.samples_first(call.zeros() if g is None else g)
+        for s, rows in self.maps[i]:
+            self._put(s, o, rows(g[:, None]))
+        if i not in self.factors:
+            return
+        s, role, to_rows = self.factors[i]
+        depth = min(self.chunk, self.found.outputs) if to_rows else self.found.outputs
+        if i not in self.stacks:
+            self.stacks[i] = g.new_empty(len(g), depth, *g.shape[1:])
+        self.stacks[i][:, o % depth] = g
+        if to_rows and (o % depth == depth - 1 or o == self.found.outputs - 1):
+            start = o - o % depth
+            factors = call.factors(role, layout, self.stacks[i][:, : o + 1 - start])
+            tokens = len(call.arguments[role])
+            self._put(s, start, factors.rows(tokens) if factors.is_tokens else self.form(factors))
+            if o == self.found.outputs - 1:
+                del self.stacks[i]
+
+    def _put(self, s: Served, start: int, part: Tensor) -> None:
+        """Rows of the outputs from `start` on; those of all of a parameter's calls are added."""
+        count = part.shape[1]
+        if count == self.found.outputs and len(s.calls) == 1:
+            self.rows[s.name] = part
+            return
+        if s.name not in self.rows:
+            self.rows[s.name] = part.new_zeros(self.samples, self.found.outputs, s.size)
+        self.rows[s.name][:, start : start + count] += part
+
+    def pending(self) -> dict[str, Pending]:
+        uses: dict[str, list] = {}
+        for i, (s, role, to_rows) in sorted(self.factors.items()):
+            if not to_rows:
+                call = replace(self.calls[i], edge=None)  # the graph goes
+                uses.setdefault(s.name, []).append(
+                    (call, role, self.found.layouts[i], self.stacks[i])
+                )
+        return {name: Pending(tuple(each)) for name, each in uses.items()}
 
 
 def _check_forward(y: Tensor, calls: list[Call], found: Survey, n: int) -> None:
@@ -62,28 +118,6 @@ def _check_forward(y: Tensor, calls: list[Call], found: Survey, n: int) -> None:
 
 def _lacks_samples(call: Call, layout: Layout, n: int) -> bool:
     return call.arguments["input"].shape[layout.axis] != n * layout.repeat
-
-
-def _uses(found: Survey) -> list[list[tuple[Served, str]]]:
-    uses: list[list[tuple[Served, str]]] = [[] for _ in found.signatures]
-    for s in found.served:
-        for index, role in s.calls:
-            uses[index].append((s, role))
-    return uses
-
-
-def _over_calls(items: list):
-    if isinstance(items[0], Factors):
-        return concatenate(items)
-    return items[0] if len(items) == 1 else torch.stack(items).sum(0)
-
-
-def _over_chunks(items: list):
-    if len(items) == 1:
-        return items[0]
-    if isinstance(items[0], Factors):
-        return Factors(items[0].a, torch.cat([f.g for f in items], 1))
-    return torch.cat(items, 1)
 
 
 def _generic(model, state, found: Survey, x: Tensor, total: bool, plan: Plan) -> dict[str, Tensor]:

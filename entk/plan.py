@@ -172,7 +172,7 @@ def _options(s: Served, o: int, job: Job) -> list[LayerCost]:
     everything = job.outputs == "all"
     crossed = o * o if everything else o  # output pairs that are formed
     product = job.pairs * crossed * s.size
-    own = o * s.groups * s.c * s.t + s.patch  # elements of a sample's factors
+    own = o * s.gradient + s.patch  # elements of a sample's factors
     rows = LayerCost(
         s.name,
         s.rule,
@@ -210,7 +210,7 @@ def feature_elements(s: Served, strategy: str, o: int) -> int:
     if strategy == "none":
         return 0
     if strategy in ("pairs", "fused"):
-        return s.patch + o * s.groups * s.c * s.t
+        return s.inputs + o * s.gradient
     return o * s.size
 
 

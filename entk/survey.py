@@ -35,10 +35,17 @@ class Served:
     t: int = 1  # T, summed over the calls
     vocabulary: int = 0  # V of a weight whose input is tokens
 
+    inputs: int = 0  # elements of a sample at the inputs of the calls
+
     @property
     def patch(self) -> int:
         """Elements of `a` for one sample."""
         return self.groups * max(self.k, 1) * self.t
+
+    @property
+    def gradient(self) -> int:
+        """Elements of `g` for one sample and output."""
+        return self.groups * self.c * self.t
 
 
 @dataclass(frozen=True)
@@ -75,7 +82,7 @@ def survey(model: nn.Module, x: Tensor, names: tuple[str, ...], total: bool) -> 
         covered = {n: leaf for n, leaf in leaves.items() if n not in refused}
         single = _look(model, state, covered, one)
         batch = _look(model, state, covered, several)
-        check_independence(model, state, several, batch.y)
+        check_independence(model, state, several, batch.y, single.y)
         start = time.perf_counter()
         layouts, found = _layouts(single.calls, batch)
         backward = (time.perf_counter() - start) / 2  # two outputs were followed
@@ -164,16 +171,18 @@ def _layouts(calls: list[Call], batch: _Look) -> tuple[list[Layout], dict[str, s
     return layouts, refused
 
 
-def _weighted_gradients(batch: _Look, weights: Tensor) -> list[list[Tensor | None]]:
+def _weighted_gradients(batch: _Look, weights: Tensor) -> list[tuple[Tensor | None, ...]]:
     """At each call the gradients of all samples' outputs, and of those times `weights`."""
     generator = torch.Generator().manual_seed(0)
     mix = torch.rand(batch.y.shape[1], generator=generator, dtype=torch.float64) + 0.5
     y = batch.y @ mix.to(batch.y)
     both = torch.stack([y.sum(), y @ weights])[None]
-    return gradients(both, batch.calls, range(2), last=True)
+    return list(zip(*gradients(both, batch.calls), strict=True))
 
 
-def _layout(call: Call, several: Call, pair: list[Tensor | None], weights: Tensor) -> Layout | None:
+def _layout(
+    call: Call, several: Call, pair: tuple[Tensor | None, ...], weights: Tensor
+) -> Layout | None:
     """Where samples lie: along the axis that grew, and where sample n's gradient grows n-fold."""
     count = len(weights)
     one, many = call.arguments["input"].shape, several.arguments["input"].shape
@@ -242,7 +251,7 @@ def _serve(
     if not all(role in call.rule.factors for call, (_, role) in zip(used, calls, strict=True)):
         return rows
     parts = [
-        call.factors(role, layouts[i], call.stack(layouts[i], [None]))
+        call.factors(role, layouts[i], layouts[i].samples_first(call.zeros())[:, None])
         for call, (i, role) in zip(used, calls, strict=True)
     ]
     forms = {
@@ -258,6 +267,7 @@ def _serve(
         k=0 if tokens else parts[0].a.shape[2],
         c=c,
         t=sum(p.g.shape[-1] for p in parts),
+        inputs=sum(call.arguments["input"].numel() for call in used),
         vocabulary=leaf.shape[0] if tokens else 0,
     )
 

@@ -27,27 +27,26 @@ class Footprint:
 
     feature: int  # one sample between capture and product
     activations: int  # one sample in the autograd graph
-    outputs: int  # one sample's gradients of one output at all noted calls
-    widest: int  # one sample's largest patches or one output's largest stacked gradient
+    gradients: int  # one sample's, of one output, at all noted calls
+    stacked: int  # of those, what waits for a chunk of outputs, to be made rows of
+    patches: int  # one sample's largest, where rows are made of them
+    factors: int  # one sample's largest, formed for a product
     result: int  # the finished kernel, or the shards under way
     tile: int  # the tile of one sample pair
     strip: int  # rows of one sample that are formed at once where none are kept
     scratch: int
 
     def capture(self, block: int, chunk: int) -> int:
-        gradients = self.outputs * (chunk + 1)
-        return block * (self.activations + gradients + self.widest * (chunk + 1))
+        waiting = 3 * self.gradients + chunk * self.stacked + self.patches  # and normalised inputs
+        return block * (self.activations + waiting)
 
-    def peak(self, block: int, chunk: int, keep: int) -> int:
+    def products(self, block: int, sides: int) -> int:
+        return block * (sides * self.factors + self.strip) + self.scratch
+
+    def peak(self, block: int, chunk: int, keep: int, blocks: int) -> int:
+        phases = (self.capture(block, chunk), self.products(block, min(blocks, 2)))
         kept = keep * block * self.feature
-        return (
-            self.result
-            + kept
-            + self.capture(block, chunk)
-            + 2 * block**2 * self.tile
-            + block * self.strip
-            + self.scratch
-        )
+        return self.result + kept + max(phases) + 2 * block**2 * self.tile
 
 
 def footprint(
@@ -56,13 +55,17 @@ def footprint(
     o = found.outputs
     strategy = {c.name: c.strategy for c in costs}
     feature = sum(feature_elements(s, strategy[s.name], o) for s in found.served)
-    patches = max((s.patch for s in found.served if s.kind == "factors"), default=0)
     generic = sum(s.size for s in found.served if s.kind == "generic")
+    factored = [s for s in found.served if s.kind == "factors"]
+    formed = [s for s in factored if strategy[s.name] == "rows"]
+    products = [s for s in factored if strategy[s.name] != "rows"]
     return Footprint(
         feature=itemsize * feature,
         activations=found.activations + 2 * itemsize * o * generic,
-        outputs=itemsize * sum(found.call_outputs),
-        widest=itemsize * max(patches, *found.call_outputs, 0),
+        gradients=itemsize * sum(found.call_outputs),
+        stacked=itemsize * sum(s.gradient + s.size for s in formed),
+        patches=itemsize * max((s.patch for s in formed), default=0),
+        factors=itemsize * max((s.patch + o * s.gradient for s in products), default=0),
         result=result,
         tile=itemsize * math.prod(kernel_shape(1, 1, o, outputs)),
         strip=2 * itemsize * o * NARROWEST if "fused" in strategy.values() else 0,
@@ -80,18 +83,18 @@ def choose_tiles(
         counts = tuple(math.ceil(n / side) for n in samples)
         total = counts[0] if square else sum(counts)
         least = min(2, total)
-        spare = allowed - cost.peak(side, chunk, least)
+        spare = allowed - cost.peak(side, chunk, least, total)
         if spare >= 0:
             more = spare // (side * cost.feature) if cost.feature else total
             keep = min(total, least + more)
             rounds = math.ceil(o / chunk)
             work = captures(counts, keep, square) * (side + OVERHEAD) * (1 + rounds / o)
-            found.append((work, side, chunk, keep))
+            found.append((work, side, chunk, keep, cost.peak(side, chunk, keep, total)))
     if found:
-        _, side, chunk, keep = min(found, key=lambda f: f[0])
-        return side, chunk, keep, cost.peak(side, chunk, keep)
+        _, side, chunk, keep, peak = min(found, key=lambda f: f[0])
+        return side, chunk, keep, peak
     side = block or 1
-    need = int(cost.peak(side, 1, min(2, sum(samples))) / (1 - RESERVE)) + 1
+    need = int(cost.peak(side, 1, min(2, sum(samples)), sum(samples)) / (1 - RESERVE)) + 1
     raise InputError(
         f"memory={format_bytes(memory)} is too small: tiles of {side} samples need about "
         f"{format_bytes(need)}; raise memory=, ask for fewer parameters, or stream the result "

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 import entk
-from entk.store import parts_folder
 from twophase import seeds, train
 from twophase.config import Config
 from twophase.data import Dataset
@@ -46,8 +45,9 @@ def collect(run: RunDir) -> None:
     """Norm and trace of each kernel: the scale that the cosine distance does not see."""
     rows = []
     for arm, step in jobs(run.config):
+        file = run.kernel(arm, step)
         # a kill after the file has appeared and before its shards are gone leaves them behind
-        shutil.rmtree(parts_folder(run.kernel(arm, step)), ignore_errors=True)
+        shutil.rmtree(file.with_name(f"{file.name}.parts"), ignore_errors=True)
         with entk.open_kernel(run.kernel(arm, step)) as file:
             square, trace = 0.0, 0.0
             for index, part in file.blocks():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from entk.rules.base import Arguments, Rule, register
+from entk.rules.base import Arguments, Rows, Rule, register
 
 
 class _Addition(Rule):
@@ -24,13 +24,12 @@ class _Addition(Rule):
         return bound
 
 
-def other(arguments: Arguments, x: Tensor, g: Tensor) -> Tensor:
+def other(arguments: Arguments, x: Tensor) -> Rows:
     """Sum g [N, O, ...] over the axes along which p was broadcast."""
     shape = arguments["other"].shape
-    missing = g.dim() - 1 - len(shape)  # axes of one sample that p does not have, and its own
-    padded = (1,) * missing + tuple(shape)
-    axes = [2 + i for i, size in enumerate(padded[1:]) if size == 1 and g.shape[2 + i] > 1]
-    return (g.sum(axes) if axes else g).flatten(2)
+    padded = (1,) * (x.dim() - len(shape)) + tuple(shape)  # p as the input's axes have it
+    axes = [1 + i for i in range(1, x.dim()) if padded[i] == 1 and x.shape[i] > 1]
+    return lambda g: (g.sum(axes) if axes else g).flatten(2)
 
 
 def serves(arguments: Arguments) -> bool:

@@ -11,6 +11,7 @@ from torch import Tensor
 from entk.factors import Factors
 
 Arguments = dict[str, Any]
+Rows = Callable[[Tensor], Tensor]
 RULES: dict[Callable, Rule] = {}
 
 
@@ -19,13 +20,14 @@ class Rule:
     """How one family of torch functions contributes to the kernel.
 
     In every function below, `x` is the call's input and `g` its output gradients with the samples
-    first: [N, ...] and [N, O, ...]; `arguments` are the call's arguments by name.
+    first: [N, ...] and [N, O, ...]; `arguments` are the call's arguments by name. `rows` are linear
+    maps: of `arguments` and `x` they make the function from g to J [N, O, P].
     """
 
     name: str
     arguments: tuple[str, ...]  # names in positional order
     factors: dict[str, Callable[[Arguments, Tensor, Tensor], Factors]] = field(default_factory=dict)
-    rows: dict[str, Callable[[Arguments, Tensor, Tensor], Tensor]] = field(default_factory=dict)
+    rows: dict[str, Callable[[Arguments, Tensor], Rows]] = field(default_factory=dict)
     serves: Callable[[Arguments], bool] = lambda arguments: True
     batch_first: bool = False  # only axis 0 of the input can hold the samples
     function: Callable | None = None  # called by name in place of one that takes no names

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from entk.factors import Factors
-from entk.rules.base import Arguments, Rule, over_positions, register
+from entk.rules.base import Arguments, Rows, Rule, over_positions, register
 
 
 def _tuple(value: int | tuple[int, ...], dims: int) -> tuple[int, ...]:
@@ -57,8 +57,8 @@ def weight(arguments: Arguments, x: Tensor, g: Tensor) -> Factors:
     return Factors(patches(arguments, x), g.flatten(3).unflatten(2, (groups, -1)))
 
 
-def bias(arguments: Arguments, x: Tensor, g: Tensor) -> Tensor:
-    return over_positions(g)
+def bias(arguments: Arguments, x: Tensor) -> Rows:
+    return over_positions
 
 
 register(

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from entk.factors import Factors
-from entk.rules.base import Arguments, Rule, register
+from entk.rules.base import Arguments, Rows, Rule, register
 
 
 def weight(arguments: Arguments, x: Tensor, g: Tensor) -> Factors:
@@ -15,8 +15,8 @@ def weight(arguments: Arguments, x: Tensor, g: Tensor) -> Factors:
     return Factors(a, g.reshape(n, o, -1, c).mT[:, :, None])  # [N, O, 1, C, T]
 
 
-def bias(arguments: Arguments, x: Tensor, g: Tensor) -> Tensor:
-    return g.reshape(*g.shape[:2], -1, g.shape[-1]).sum(2)
+def bias(arguments: Arguments, x: Tensor) -> Rows:
+    return lambda g: g.reshape(*g.shape[:2], -1, g.shape[-1]).sum(2)
 
 
 register(

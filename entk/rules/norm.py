@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from entk.rules.base import Arguments, Rule, over_positions, register
+from entk.rules.base import Arguments, Rows, Rule, over_positions, register
 
 
 def _normalised(function, drop: tuple[str, ...]):
@@ -23,11 +23,12 @@ def _normalised(function, drop: tuple[str, ...]):
 def _by_channel(xhat):
     """Weight and bias rows of a function whose parameters belong to axis 1 of its input."""
 
-    def weight(arguments: Arguments, x: Tensor, g: Tensor) -> Tensor:
-        return over_positions(g * xhat(arguments, x)[:, None])
+    def weight(arguments: Arguments, x: Tensor) -> Rows:
+        factor = xhat(arguments, x)[:, None]
+        return lambda g: over_positions(g * factor)
 
-    def bias(arguments: Arguments, x: Tensor, g: Tensor) -> Tensor:
-        return over_positions(g)
+    def bias(arguments: Arguments, x: Tensor) -> Rows:
+        return over_positions
 
     return {"weight": weight, "bias": bias}
 
@@ -43,11 +44,12 @@ def _over_leading(g: Tensor, shape: tuple[int, ...]) -> Tensor:
 def _by_trailing_shape(xhat):
     """Weight and bias rows of a function whose parameters have the input's trailing shape."""
 
-    def weight(arguments: Arguments, x: Tensor, g: Tensor) -> Tensor:
-        return _over_leading(g * xhat(arguments, x)[:, None], arguments["normalized_shape"])
+    def weight(arguments: Arguments, x: Tensor) -> Rows:
+        factor, shape = xhat(arguments, x)[:, None], arguments["normalized_shape"]
+        return lambda g: _over_leading(g * factor, shape)
 
-    def bias(arguments: Arguments, x: Tensor, g: Tensor) -> Tensor:
-        return _over_leading(g, arguments["normalized_shape"])
+    def bias(arguments: Arguments, x: Tensor) -> Rows:
+        return lambda g: _over_leading(g, arguments["normalized_shape"])
 
     return {"weight": weight, "bias": bias}
 

@@ -79,7 +79,7 @@ FULL = [
     *(Case("ResNet-20", 64, outputs=mode) for mode in ("diagonal", "trace", "sum")),
     Case("ResNet-20", 64, m=32),
     Case("WRN-16-4", 32),
-    *(Case("VGG-16", n) for n in (16, 64)),
+    *(Case("VGG-16", n) for n in (16, 32, 64)),
     *(Case("VGG-16", 16, outputs=mode) for mode in ("diagonal", "trace", "sum")),
     Case("ResNet-18", 16),
     *(Case("ViT", 16, outputs=mode) for mode in ("all", "trace")),

@@ -27,6 +27,7 @@ def pytest_addoption(parser):
     parser.addoption("--threads", type=int, help="threads of torch and of the extension")
     parser.addoption("--full", action="store_true", help="every case, not the short set")
     parser.addoption("--way", action="append", help="only this way of a whole kernel; repeatable")
+    parser.addoption("--limit", type=float, default=40, help="seconds a whole kernel may take")
     parser.addoption("--jax-python", help="interpreter that has neural-tangents")
 
 

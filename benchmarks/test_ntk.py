@@ -76,7 +76,8 @@ def test_ntk(benchmark, case: Case, way: str, request, kernel_rows):
     note = {"case": str(case), "way": way, "operations": operations}
     worker = None
     try:
-        worker = Worker(case, way, threads, device, request.config.getoption("jax_python"))
+        option = request.config.getoption
+        worker = Worker(case, way, threads, device, option("jax_python"), option("limit"))
         error = far(worker.kernel(few_samples(case)), truth(case), case.outputs)
         assert error <= GATE, f"{way} is wrong on {case}: {error:.1e} from the float64 loop"
         error = far(worker.kernel(), our_kernel(case), case.outputs)

@@ -22,7 +22,6 @@ from benchmarks.export import export
 from benchmarks.peers import JAX_WAYS, WAYS
 
 LIMIT_GB = 20
-LIMIT_SECONDS = 40  # for one kernel; a way that needs more is reported as such
 
 
 class PeerError(Exception):
@@ -32,7 +31,16 @@ class PeerError(Exception):
 class Worker:
     """A way of a case, running in a process."""
 
-    def __init__(self, case: Case, way: str, threads: int, device: str, jax_python: str | None):
+    def __init__(
+        self,
+        case: Case,
+        way: str,
+        threads: int,
+        device: str,
+        jax_python: str | None,
+        limit: float,
+    ):
+        self.limit = limit  # seconds for one kernel; a way that needs more is reported as such
         self.folder = tempfile.TemporaryDirectory()
         command = [sys.executable, "-m", "benchmarks.worker", str(case), way, str(threads), device]
         if way in JAX_WAYS:
@@ -50,7 +58,7 @@ class Worker:
 
     def run(self, count: int = 0, path: Path | str = "") -> float:
         """Compute the kernel; the process' peak in GB so far."""
-        timer = threading.Timer(LIMIT_SECONDS, self.process.kill)
+        timer = threading.Timer(self.limit, self.process.kill)
         timer.start()
         try:
             self.process.stdin.write(f"{count} {path}\n")
@@ -61,7 +69,7 @@ class Worker:
         ended = not timer.is_alive()
         timer.cancel()
         if not answer:
-            reason = f"more than {LIMIT_SECONDS} s" if ended else "the process died"
+            reason = f"more than {self.limit:g} s" if ended else "the process died"
             raise PeerError(reason)
         told = json.loads(answer)
         if "error" in told:

@@ -72,6 +72,7 @@ struct Simd;
 ENTK_SIMD(float, __m512, 16, 4, _mm512, ps)
 ENTK_SIMD(double, __m512d, 8, 2, _mm512, pd)
 constexpr int kRows = 14;  // 28 of 32 registers hold sums
+constexpr int kFew = 8;    // the last rows, where they are fewer
 constexpr int kDots = 5;   // 25 of them
 #include "gemm_kernel.h"
 }  // namespace avx512
@@ -89,6 +90,7 @@ struct Simd;
 ENTK_SIMD(float, __m256, 8, 4, _mm256, ps)
 ENTK_SIMD(double, __m256d, 4, 2, _mm256, pd)
 constexpr int kRows = 6;  // 12 of 16 registers hold sums
+constexpr int kFew = 4;   // the last rows, where they are fewer
 constexpr int kDots = 3;  // 9 of them
 #include "gemm_kernel.h"
 }  // namespace avx2

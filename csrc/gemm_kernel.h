@@ -1,15 +1,15 @@
 // Included once per instruction set by gemm.cpp, which defines Simd<T>, kRows and the target first.
 // No standard templates in here: compiled for one instruction set, they could end up in another's code.
 
-// c[i, j] for kRows rows and the first NV vectors of a panel of b, over a depth of at most kDepth;
+// c[i, j] for ROWS rows and the first NV vectors of a panel of b, over a depth of at most kDepth;
 // rows lie PITCH apart, or `pitch` if that is 0.
-template <typename T, int NV, int PANEL, int64_t PITCH>
+template <typename T, int ROWS, int NV, int PANEL, int64_t PITCH>
 static void micro(int64_t depth, const T* a, int64_t pitch, const T* b, T* c, int64_t stride,
                   bool fresh) {
     using S = Simd<T>;
-    typename S::V sum[kRows][NV];
+    typename S::V sum[ROWS][NV];
 #pragma GCC unroll 16
-    for (int i = 0; i < kRows; ++i) {
+    for (int i = 0; i < ROWS; ++i) {
 #pragma GCC unroll 2
         for (int j = 0; j < NV; ++j) {
             sum[i][j] = S::zero();
@@ -22,7 +22,7 @@ static void micro(int64_t depth, const T* a, int64_t pitch, const T* b, T* c, in
             right[j] = S::load(b + j * S::lanes);
         }
 #pragma GCC unroll 16
-        for (int i = 0; i < kRows; ++i) {
+        for (int i = 0; i < ROWS; ++i) {
             const typename S::V left = S::broadcast(a + i * (PITCH ? PITCH : pitch) + p);
 #pragma GCC unroll 2
             for (int j = 0; j < NV; ++j) {
@@ -31,7 +31,7 @@ static void micro(int64_t depth, const T* a, int64_t pitch, const T* b, T* c, in
         }
     }
 #pragma GCC unroll 16
-    for (int i = 0; i < kRows; ++i) {
+    for (int i = 0; i < ROWS; ++i) {
 #pragma GCC unroll 2
         for (int j = 0; j < NV; ++j) {
             T* at = c + i * stride + j * S::lanes;
@@ -124,43 +124,57 @@ struct Rows {
     int64_t pitch;
 };
 
+// The corner of c that one call of the micro kernel makes: `high` of ROWS rows, `wide` columns.
+template <typename T, int ROWS, int NV, int64_t PITCH>
+static void corner(int64_t depth, Rows<T> a, const T* b, T* c, int64_t stride, int64_t high,
+                   int64_t wide, bool fresh) {
+    constexpr int64_t width = NV * Simd<T>::lanes;
+    const bool half = wide <= Simd<T>::lanes;
+    if (high == ROWS && (wide == width || wide == Simd<T>::lanes)) {
+        half ? micro<T, ROWS, 1, NV, PITCH>(depth, a.left, a.pitch, b, c, stride, fresh)
+             : micro<T, ROWS, NV, NV, PITCH>(depth, a.left, a.pitch, b, c, stride, fresh);
+        return;
+    }
+    alignas(64) T edge[ROWS * width];
+    half ? micro<T, ROWS, 1, NV, PITCH>(depth, a.left, a.pitch, b, edge, width, true)
+         : micro<T, ROWS, NV, NV, PITCH>(depth, a.left, a.pitch, b, edge, width, true);
+    for (int64_t r = 0; r < high; ++r) {
+        for (int64_t q = 0; q < wide; ++q) {
+            T& at = c[r * stride + q];
+            at = (fresh ? T(0) : at) + edge[r * width + q];
+        }
+    }
+}
+
 template <typename T, int NV, int64_t PITCH>
 static void multiply_block(const Product<T>& x, int64_t row, int64_t rows, int64_t column,
                            int64_t columns, int64_t depth, bool fresh, Rows<T> a, const T* b) {
     constexpr int64_t width = NV * Simd<T>::lanes;
     for (int64_t j = 0; j < columns; j += width) {
-        for (int64_t i = 0; i < rows; i += kRows) {
-            const int64_t high = rows - i < kRows ? rows - i : kRows;
-            const int64_t wide = columns - j < width ? columns - j : width;
+        const int64_t wide = columns - j < width ? columns - j : width;
+        int64_t high = 0;
+        for (int64_t i = 0; i < rows; i += high) {
+            const int64_t rest = rows - i;
+            const bool few = rest <= kFew || (rest > kRows && rest <= 2 * kFew);
+            high = few ? kFew : kRows;
+            high = rest < high ? rest : high;
             if (x.lower && column + j > row + i + high - 1 + x.diagonal) {
                 continue;
             }
             T* c = x.c + (row + i) * x.stride + column + j;
-            const T *left = a.left + i * a.pitch, *right = b + j * depth;
-            const bool half = wide <= Simd<T>::lanes;
-            if (high == kRows && (wide == width || wide == Simd<T>::lanes)) {
-                half ? micro<T, 1, NV, PITCH>(depth, left, a.pitch, right, c, x.stride, fresh)
-                     : micro<T, NV, NV, PITCH>(depth, left, a.pitch, right, c, x.stride, fresh);
-                continue;
-            }
-            alignas(64) T edge[kRows * width];
-            half ? micro<T, 1, NV, PITCH>(depth, left, a.pitch, right, edge, width, true)
-                 : micro<T, NV, NV, PITCH>(depth, left, a.pitch, right, edge, width, true);
-            for (int64_t r = 0; r < high; ++r) {
-                for (int64_t q = 0; q < wide; ++q) {
-                    T& at = c[r * x.stride + q];
-                    at = (fresh ? T(0) : at) + edge[r * width + q];
-                }
-            }
+            const Rows<T> left{a.left + i * a.pitch, a.pitch};
+            const T* right = b + j * depth;
+            few ? corner<T, kFew, NV, PITCH>(depth, left, right, c, x.stride, high, wide, fresh)
+                : corner<T, kRows, NV, PITCH>(depth, left, right, c, x.stride, high, wide, fresh);
         }
     }
 }
 
-// With few columns, copying rows would cost more than it saves; whole panels are read in place, but
-// where rows a multiple of 4 KiB apart would share one set of L1.
+// Whole panels of rows that are dense along the depth are read where they lie, but where rows a
+// multiple of 4 KiB apart would share one set of L1.
 template <typename T>
 static int64_t rows_in_place(const Product<T>& x) {
-    const bool plain = x.a.depth == 1 && x.a.inner >= x.rows && x.columns <= 64;
+    const bool plain = x.a.depth == 1 && x.a.inner >= x.rows;
     const bool aliased = x.a.row * sizeof(T) % 4096 == 0;
     return plain && !aliased ? x.rows / kRows * kRows : 0;
 }

@@ -9,28 +9,48 @@
 namespace entk {
 namespace {
 
-// Tiles of the output: enough of them that no thread is left waiting, large enough that packing,
-// which each repeats for its own rows and columns, stays small.
+// Tiles of the output. Each packs its own rows and columns, so they should be large: a band of rows for
+// each of a few threads, narrower where the triangle is wide; squares for many threads.
 struct Tiles {
-    int64_t side, across, count;
+    struct Tile {
+        int64_t i, high, j, wide;
+    };
+    int64_t rows, columns, side, across, count;
+    bool lower, bands;
 
-    Tiles(const Gram& x, int threads) {
+    Tiles(const Gram& x, int threads)
+        : rows(x.rows), columns(x.columns), lower(x.lower), bands(threads <= kBands) {
         const double area = static_cast<double>(x.rows) * static_cast<double>(x.columns);
-        const double wanted = std::sqrt(area / (threads == 1 ? 1 : 4 * threads));
-        const int64_t least = threads == 1 ? std::max(x.rows, x.columns) : 112;
-        side = std::max<int64_t>(least, static_cast<int64_t>(wanted + 13) / 14 * 14);
+        const auto wanted = static_cast<int64_t>(std::sqrt(area / (4 * threads)) + 13) / 14 * 14;
+        side = std::max<int64_t>(112, wanted);
         across = (x.columns + side - 1) / side;
-        count = across * ((x.rows + side - 1) / side);
+        count = bands ? threads : across * ((x.rows + side - 1) / side);
     }
+
+    Tile operator()(int64_t task) const {
+        task = count - 1 - task;  // the last rows, full ones, go first
+        if (bands) {
+            const int64_t i = edge(task), end = edge(task + 1);
+            return {i, end - i, 0, lower ? std::min(columns, end) : columns};
+        }
+        const int64_t i = task / across * side, j = task % across * side;
+        return {i, std::min(side, rows - i), j, std::min(side, columns - j)};
+    }
+
+    // Where band b begins: all have the same area.
+    int64_t edge(int64_t b) const {
+        const double share = static_cast<double>(b) / static_cast<double>(count);
+        const double at = static_cast<double>(rows) * (lower ? std::sqrt(share) : share);
+        return b == count ? rows : static_cast<int64_t>(at) / 14 * 14;
+    }
+
+    static constexpr int kBands = 8;
 };
 
 template <typename T>
 void run_tile(const Gram& x, const Tiles& tiles, int64_t task) {
-    task = tiles.count - 1 - task;  // the last row of tiles, a full one, goes first
-    const int64_t i = task / tiles.across * tiles.side, j = task % tiles.across * tiles.side;
-    const int64_t high = std::min(tiles.side, x.rows - i);
-    const int64_t wide = std::min(tiles.side, x.columns - j);
-    if (x.lower && j > i + high - 1) {
+    const auto [i, high, j, wide] = tiles(task);
+    if (high == 0 || (x.lower && j > i + high - 1)) {
         return;
     }
     Product<T> tile{high, wide, x.depth,
@@ -73,17 +93,18 @@ void run(const Multiply& x, int threads) {
 }
 
 // The rows of one sample: channels [c, c + cs) and patch entries [k, k + ks) of a group, for `outputs`
-// outputs from o on; to[(o, c, k)] dense.
+// outputs from o on; to[(o, c, k)] dense, or to[(k, o, c)] if `turned`: columns are dearer to pack than
+// rows, so they should be the few.
 template <typename T>
 void form(const Side& x, int64_t n, int64_t o, int64_t outputs, int64_t group, int64_t c,
-          int64_t cs, int64_t k, int64_t ks, T* to) {
+          int64_t cs, int64_t k, int64_t ks, T* to, bool turned = false) {
     const int64_t *gs = x.g_strides, *as = x.a_strides;
     const T* g = static_cast<const T*>(x.g) + n * gs[0] + o * gs[1] + group * gs[2] + c * gs[3];
     const T* a = static_cast<const T*>(x.a) + n * as[0] + group * as[1] + k * as[2];
-    Product<T> piece{outputs * cs, ks, x.positions,
-                     {g, gs[3], gs[4], cs, gs[1]},
-                     {a, as[2], as[3]},
-                     to, ks};
+    const Operand<T> left{g, gs[3], gs[4], cs, gs[1]}, right{a, as[2], as[3]};
+    Product<T> piece =
+        turned ? Product<T>{ks, outputs * cs, x.positions, right, left, to, outputs * cs}
+               : Product<T>{outputs * cs, ks, x.positions, left, right, to, ks};
     piece.fresh = true;
     gemm(piece);
 }
@@ -101,8 +122,8 @@ void form_all(const Side& x, const Layer& layer, T* j, int threads) {
     });
 }
 
-constexpr int64_t kStrip = 1 << 20;  // entries of J at once, a side: 4 MiB in float32
-constexpr int64_t kPatch = 96;
+constexpr int64_t kStrip = 1 << 21;  // entries of J at once, a side: 8 MiB in float32
+constexpr int64_t kPatch = 192;
 
 template <typename T>
 class Fused {
@@ -137,11 +158,12 @@ class Fused {
     void strip(Team& team, int threads, int64_t group, int64_t c, int64_t cs, int64_t k,
                int64_t ks) {
         const int64_t outputs = x_.layer.outputs, deep = cs * ks, n = x_.x.samples;
+        const bool turned = outputs == 1 && cs < ks;  // of several, each needs rows of its own
         team.share(n + (x_.lower ? 0 : x_.z.samples), [&](int64_t task) {
             const bool left = task < n;
             const int64_t sample = left ? task : task - n;
             T* to = (left ? left_ : right_).get() + sample * outputs * deep;
-            form(left ? x_.x : x_.z, sample, 0, outputs, group, c, cs, k, ks, to);
+            form(left ? x_.x : x_.z, sample, 0, outputs, group, c, cs, k, ks, to, turned);
         });
         const T* right = x_.lower ? left_.get() : right_.get();
         const int64_t m = x_.lower ? n : x_.z.samples;

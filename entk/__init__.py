@@ -17,6 +17,7 @@ from entk.linearize import LinearizedModel, linearize
 from entk.plan import Plan
 from entk.rates import Rates
 from entk.store import KernelFile, open_kernel
+from entk.trajectory import trajectory_distances
 from entk.write import write_ntk
 
 __all__ = [
@@ -40,5 +41,6 @@ __all__ = [
     "ntk",
     "open_kernel",
     "plan_ntk",
+    "trajectory_distances",
     "write_ntk",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import combinations
 from os import PathLike
@@ -80,15 +80,25 @@ def kernel_distance_matrix(kernels: Sequence[Kernel]) -> Tensor:
         raise InputError("kernels is empty, expected at least one kernel")
     for other in sources[1:]:
         sources[0].check_like(other)
-    gram = sum(band @ band.mT for band in _stacked(sources))
-    norms = [check_norm(gram[i, i].item(), s.label) for i, s in enumerate(sources)]
+    return distances_of(lambda: _stacked(sources), [s.label for s in sources])
+
+
+def distances_of(
+    bands: Callable[[], Iterator[tuple[int, Tensor]]], labels: Sequence[str]
+) -> Tensor:
+    """[S, S] from parts of all kernels side by side: (how often a part counts, [S, entries]).
+
+    They are gone over once, and a second time if some pair is close.
+    """
+    gram = sum(weight * (band @ band.mT) for weight, band in bands())
+    norms = [check_norm(gram[i, i].item(), label) for i, label in enumerate(labels)]
     scale = torch.tensor(norms, dtype=torch.float64)
     distances = 1 - gram / scale / scale[:, None]
-    close = [p for p in combinations(range(len(sources)), 2) if distances[p] < SMALL]
+    close = [p for p in combinations(range(len(labels)), 2) if distances[p] < SMALL]
     chords = torch.zeros(len(close), dtype=torch.float64)
-    for band in _stacked(sources) if close else ():
+    for weight, band in bands() if close else ():
         band /= scale[:, None]
-        chords += torch.stack([(band[i] - band[j]).square().sum() for i, j in close])
+        chords += weight * torch.stack([(band[i] - band[j]).square().sum() for i, j in close])
     for (i, j), chord in zip(close, chords.tolist(), strict=True):
         distances[i, j] = chord / 2 if chord / 2 > ROUNDING else 0.0
     return distances.triu(1) + distances.triu(1).mT
@@ -154,11 +164,11 @@ def check_norm(square: float, label: str) -> float:
     return math.sqrt(square)
 
 
-def _stacked(sources: list[_Source]) -> Iterator[Tensor]:
+def _stacked(sources: list[_Source]) -> Iterator[tuple[int, Tensor]]:
     """Bands of all kernels side by side, [S, entries] in float64."""
     entries = BAND // len(sources)
     for bands in zip(*(s.bands(entries) for s in sources), strict=True):
-        yield torch.stack([band.flatten().double().cpu() for band in bands])
+        yield 1, torch.stack([band.flatten().double().cpu() for band in bands])
 
 
 def _chord(a: Tensor, b: Tensor, norms: tuple[float, float]) -> float:

@@ -7,7 +7,8 @@ import platform
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,6 +16,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import torch
+from torch import Tensor
 
 from entk.assemble import WHOLE, Tile, transposed
 from entk.errors import KernelFileError, ResumeError
@@ -29,7 +31,10 @@ WHOLE_NAME = "kernel"  # in a shard, beside the names of layers
 
 @dataclass
 class Shards:
-    """The unfinished kernel: a request, a plan, and files with the tiles that are done."""
+    """The unfinished kernel: a request, a plan, and files with the tiles that are done.
+
+    Shards are written by a thread of its own, one at a time, while the next tiles are computed.
+    """
 
     path: Path
     request: dict
@@ -37,6 +42,9 @@ class Shards:
     waiting: dict[tuple[int, int], Tile] = field(default_factory=dict)
     waiting_bytes: int = 0
     since: float = 0.0
+    copied: torch.cuda.Event | None = None  # the waiting tiles have come from the GPU
+    writer: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "entk-shards"))
+    writing: Future | None = None
 
     @property
     def folder(self) -> Path:
@@ -89,28 +97,55 @@ class Shards:
             )
 
     def add(self, i: int, j: int, tile: Tile) -> None:
-        self.waiting[i, j] = {group: part.cpu() for group, part in tile.items()}
+        self.waiting[i, j] = {group: _to_host(part) for group, part in tile.items()}
+        device = next(iter(tile.values())).device
+        if device.type == "cuda":
+            self.copied = torch.cuda.current_stream(device).record_event()
         self.waiting_bytes += sum(part.numel() * part.element_size() for part in tile.values())
         if self.waiting_bytes > SHARD_BYTES or time.monotonic() - self.since > SHARD_SECONDS:
             self.flush()
 
+    def __enter__(self) -> Shards:
+        return self
+
+    def __exit__(self, kind, *_) -> None:
+        """What has been computed goes to the disk, also when an error ends the work."""
+        try:
+            with suppress(KernelFileError) if kind else nullcontext():
+                self.flush()
+                self.settle()
+        finally:
+            self.writer.shutdown()
+
     def flush(self) -> None:
-        """Write the waiting tiles as one shard: temporary file, fsync, verify, rename, fsync."""
-        if not self.waiting:
-            return
-        first = min(self.waiting)
+        """Hand the waiting tiles to the writer, once it has finished with the ones before."""
+        self.settle()
+        if self.waiting:
+            self.writing = self.writer.submit(self._write, self.waiting, self.copied)
+            self.waiting, self.waiting_bytes, self.since = {}, 0, time.monotonic()
+
+    def settle(self) -> None:
+        """Wait for the writer; what went wrong there is raised here."""
+        writing, self.writing = self.writing, None
+        if writing is not None:
+            self.done |= writing.result()
+
+    def _write(self, tiles: dict, copied: torch.cuda.Event | None) -> dict[tuple[int, int], Path]:
+        """Write tiles as one shard: temporary file, fsync, verify, rename, fsync."""
+        if copied is not None:
+            copied.synchronize()
+        first = min(tiles)
         shard = self.folder / f"shard-{first[0]:06d}-{first[1]:06d}.h5"
         temporary = shard.with_suffix(".h5.tmp")
         with _disk(self.folder):
             with h5py.File(temporary, "w") as file:
-                for (i, j), tile in self.waiting.items():
+                for (i, j), tile in tiles.items():
                     for group, part in tile.items():
                         name = f"{i:06d}-{j:06d}/{group or WHOLE_NAME}"
                         file.create_dataset(name, data=part.numpy(), chunks=True, fletcher32=True)
-            _verify(temporary, self.waiting)
+            _verify(temporary, tiles)
             publish(temporary, shard)
-        self.done |= dict.fromkeys(self.waiting, shard)
-        self.waiting, self.waiting_bytes, self.since = {}, 0, time.monotonic()
+        return dict.fromkeys(tiles, shard)
 
     def finish(self, plan: Plan, groups: list[str]) -> None:
         """Join the shards into the one file, in the plan's order, and remove them."""
@@ -134,6 +169,14 @@ class Shards:
             publish(temporary, self.path)
         shutil.rmtree(self.folder)
         sync_folder(self.path.parent)
+
+
+def _to_host(part: Tensor) -> Tensor:
+    """On the CPU, or on its way there: the GPU goes on with the next tile."""
+    if part.device.type != "cuda":
+        return part.cpu()
+    host = torch.empty(part.shape, dtype=part.dtype, pin_memory=True)
+    return host.copy_(part, non_blocking=True)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from entk.plan import LayerCost, feature_elements, format_bytes
 from entk.survey import Survey
 
 TILE_ROWS = 640  # N*O of a tile: products run near their peak
-NARROWEST = 4 * 96  # parameters of the narrowest strip, as in csrc/gram.cpp
+NARROWEST = 4 * 192  # parameters of the narrowest strip, as in csrc/gram.cpp
 OVERHEAD = 4  # samples that one more pass through the model costs beside its own
 RESERVE = 0.25  # share of the budget left to allocators and library scratch
 

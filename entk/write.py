@@ -82,12 +82,11 @@ def write_ntk(
     store.begin(plan)
     engine = Engine(model, found, plan, by_layer)
     missing = [tile for tile in plan.tiles() if tile not in store.done]
-    with Progress(progress, len(list(plan.tiles())), "write_ntk") as bar:
+    with store, Progress(progress, len(list(plan.tiles())), "write_ntk") as bar:
         bar.advance(len(store.done))
         for i, j, tile in engine.tiles(x, z, missing):
             store.add(i, j, tile)
             bar.advance()
-    store.flush()
     store.finish(plan, engine.groups)
     return KernelFile(path)
 

@@ -24,7 +24,7 @@ FLOORS = (
     ("features", "store", "tiling"),
     ("assemble",),
     ("distance", "kernel", "shards"),
-    ("write",),
+    ("trajectory", "write"),
     ("__init__",),
 )
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}

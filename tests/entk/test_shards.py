@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import h5py
 import pytest
 import torch
@@ -43,3 +45,45 @@ def test_another_backend_does_not_go_on_with_it(tmp_path, monkeypatch):
     with pytest.raises(entk.ResumeError, match=f"began with backend='{plan.backend}', not"):
         entk.write_ntk(tmp_path / "k.h5", model, x, backend="triton")
     entk.write_ntk(tmp_path / "k.h5", model, x, backend=plan.backend).close()
+
+
+def test_an_error_keeps_what_was_computed(tmp_path):
+    model, x, _, plan = request(block=1)
+    path = tmp_path / "k.h5"
+    calls = []
+
+    def progress(done, total):
+        calls.append(done)
+        if done == 4:
+            raise RuntimeError("from a user's own function")
+
+    with pytest.raises(RuntimeError, match="a user's own"):
+        entk.write_ntk(path, model, x, plan=plan, progress=progress)
+    done = []
+    entk.write_ntk(path, model, x, progress=lambda n, total: done.append(n)).close()
+    assert max(calls) == 4
+    assert 4 in done[:2]  # the first report counts what was there
+
+
+def test_shards_are_written_beside_the_computation(tmp_path, monkeypatch):
+    """In a thread of their own: the next tile is under way before the last is on the disk."""
+    model, x, _, plan = request(block=2)
+    monkeypatch.setattr(entk.shards, "SHARD_SECONDS", -1)
+    computed, written = threading.Event(), []
+    real = entk.shards.publish
+
+    def publish(temporary, final):
+        if final.name.startswith("shard-") and not written:
+            assert computed.wait(60)
+        written.append(threading.current_thread().name)
+        real(temporary, final)
+
+    monkeypatch.setattr(entk.shards, "publish", publish)
+
+    def progress(done, total):
+        if done == 1:  # handed over, and not yet written
+            computed.set()
+
+    with entk.write_ntk(tmp_path / "k.h5", model, x, plan=plan, progress=progress) as file:
+        assert torch.equal(file[:], entk.ntk(model, x, plan=plan).reshape(file.shape))
+    assert any(name.startswith("entk-shards") for name in written)

@@ -124,7 +124,7 @@ def test_kill_and_resume(tmp_path):
         assert process.wait() == -signal.SIGKILL
         assert not path.exists()
         now = {p.name: p.stat().st_mtime_ns for p in parts.glob("shard-*.h5")}
-        assert len(now) >= int(stop)
+        assert len(now) >= int(stop) - 1  # one may still be written
         assert kept.items() <= now.items()
         kept = now
     (parts / "shard-999999-999999.h5.tmp").write_bytes(b"torn")
@@ -216,7 +216,7 @@ def test_damaged_shard_is_computed_again(tmp_path, monkeypatch):
 
 
 def test_disk_refuses(tmp_path, monkeypatch):
-    """What is finished is kept, and the next call goes on."""
+    """What is finished is kept, also what waits for its turn; the next call goes on."""
     model, x, _, plan = request(block=1)
     monkeypatch.setattr(entk.shards, "SHARD_SECONDS", -1)
     real, calls = entk.shards.publish, []
@@ -230,7 +230,7 @@ def test_disk_refuses(tmp_path, monkeypatch):
     monkeypatch.setattr(entk.shards, "publish", full)
     with pytest.raises(entk.KernelFileError, match=r"No space left.*finished shards are kept"):
         entk.write_ntk(tmp_path / "k.h5", model, x, plan=plan)
-    assert len(list((tmp_path / "k.h5.parts").glob("shard-*.h5"))) == 2
+    assert len(list((tmp_path / "k.h5.parts").glob("shard-*.h5"))) == 3
     monkeypatch.setattr(entk.shards, "publish", real)
     with entk.write_ntk(tmp_path / "k.h5", model, x) as file:
         assert file.shape == (20, 20)

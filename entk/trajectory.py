@@ -1,0 +1,99 @@
+"""Distances between the kernels of one model in many states, no kernel ever whole in memory."""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from os import PathLike
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from entk.assemble import WHOLE, Engine, make_plan, prepare
+from entk.distance import BAND, distances_of
+from entk.errors import InputError
+from entk.inputs import first_parameter
+from entk.progress import Progress
+from entk.rates import Rates
+
+
+def trajectory_distances(
+    model: nn.Module,
+    states: Sequence[Mapping[str, Tensor]],
+    x: Tensor,
+    z: Tensor | None = None,
+    *,
+    outputs: str = "all",
+    params: Iterable[str] | None = None,
+    precision: str | None = None,
+    memory: int | str | None = None,
+    block: int | None = None,
+    backend: str = "auto",
+    rates: Rates | str | None = None,
+    scratch: str | PathLike | None = None,
+    progress: bool | Callable[[int, int], None] = False,
+) -> Tensor:
+    """S[s,t] = kernel_distance of the kernels in states s and t, [S, S] float64, on the CPU.
+
+    `states` are state dicts of `model`, which itself is left alone; each is asked for once, so a
+    sequence may load them on demand. The kernels are computed tile by tile, each state's passes
+    through the model done once, and go to a temporary file in the folder `scratch` (the system's,
+    if None), about S (N O)^2 / 2 numbers for kernels of x; it is read in bands. Other arguments as
+    for `ntk`.
+
+    To keep the kernels, use `write_ntk` and `kernel_distance_matrix`: the same distances.
+
+    Raises:
+        InputError: a state does not fit the model. UndefinedDistanceError: a kernel is zero or not
+            finite. And what `ntk` raises.
+
+    >>> import torch, entk
+    >>> model = torch.nn.Linear(3, 2)
+    >>> states = [{k: c * v for k, v in model.state_dict().items()} for c in (1, 2, 3)]
+    >>> entk.trajectory_distances(model, states, torch.randn(4, 3)).abs().max().item()
+    0.0
+    """
+    if len(states) == 0:
+        raise InputError("states is empty, expected at least one state dict")
+    model = copy.deepcopy(model)
+    _load(model, states[0], 0)
+    names, found = prepare(model, x, z, outputs, params)
+    options = {"memory": memory, "block": block, "backend": backend, "precision": precision}
+    options |= {"rates": rates, "streamed": True}
+    plan = make_plan(found, x, z, first_parameter(model, names), outputs, **options)
+    engine = Engine(model, found, plan)
+    with (
+        tempfile.TemporaryFile(dir=scratch) as file,
+        Progress(progress, len(states), "states") as bar,
+    ):
+        for s in range(len(states)):
+            if s > 0:
+                _load(model, states[s], s)
+            parts = []  # (how often a tile counts, its entries), in the order of the file
+            for i, j, tile in engine.tiles(x, z, plan.tiles()):
+                tile[WHOLE].cpu().numpy().tofile(file)
+                parts.append((2 if plan.symmetric and i != j else 1, tile[WHOLE].numel()))
+            bar.advance()
+        file.flush()
+        kernels = np.memmap(file, plan.dtype, "r").reshape(len(states), -1)
+        labels = [f"state {s}'s" for s in range(len(states))]
+        return distances_of(lambda: _bands(kernels, parts), labels)
+
+
+def _load(model: nn.Module, state: Mapping[str, Tensor], s: int) -> None:
+    try:
+        model.load_state_dict(state)
+    except (RuntimeError, TypeError) as error:
+        raise InputError(f"state {s} does not fit the model: {error}") from error
+
+
+def _bands(kernels: np.ndarray, parts: list[tuple[int, int]]) -> Iterator[tuple[int, Tensor]]:
+    """(weight, the same entries of all kernels [S, entries] in float64)."""
+    step, start = max(1, BAND // len(kernels)), 0
+    for weight, size in parts:
+        for at in range(start, start + size, step):
+            band = kernels[:, at : min(at + step, start + size)]
+            yield weight, torch.from_numpy(band.astype(np.float64))
+        start += size

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from entk.capture import check_state
 from entk.errors import InputError
 from entk.factors import Factors, kernel_shape
-from entk.features import Pending, capture_block
+from entk.features import Pending, Scratch, capture_block
 from entk.inputs import (
     check_model,
     check_outputs,
@@ -72,14 +72,14 @@ class Engine:
         shape = kernel_shape(x.samples, z.samples, self.found.outputs, self.plan.outputs)
         backend = products(self.plan.backend, self.plan.precision)
         found = {}
+        one, two = Scratch(), Scratch()
         with computing(), torch.no_grad():
             for group in self.groups:
                 out = found[group] = like.new_zeros(shape)
                 for (strategy, a), (_, b) in zip(x.groups[group], z.groups[group], strict=True):
-                    left = _formed(a)
-                    right = left if b is a else _formed(b)
+                    left = _formed(a, one)
+                    right = left if b is a else _formed(b, two)
                     backend.by_strategy[strategy](left, right, out, self.plan.outputs, lower=lower)
-                    del left, right  # before the next layer's
                 if lower:
                     mirror(out, self.plan.outputs)
         return found
@@ -114,8 +114,8 @@ def layer_name(parameter: str) -> str:
     return parameter.rpartition(".")[0] or parameter
 
 
-def _formed(part: Tensor | Pending) -> Tensor | Factors:
-    return part.factors() if isinstance(part, Pending) else part
+def _formed(part: Tensor | Pending, scratch: Scratch) -> Tensor | Factors:
+    return part.factors(scratch) if isinstance(part, Pending) else part
 
 
 def _join_small(parts: list[Part]) -> list[Part]:

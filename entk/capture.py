@@ -23,6 +23,7 @@ from torch.overrides import TorchFunctionMode
 from entk.errors import InputError, ModelStateError, UnsupportedModelError
 from entk.factors import Factors
 from entk.rules import RULES, Rule
+from entk.rules.base import Empty, plain_empty
 from entk.rules.recurrent import UNROLLED, is_plain, weights_of
 
 STOCHASTIC = frozenset(
@@ -78,10 +79,10 @@ class Call:
         weight = next(self.arguments[role] for role in self.parameters)
         return weight.new_zeros(self.output_shape)
 
-    def factors(self, role: str, layout: Layout, g: Tensor) -> Factors:
+    def factors(self, role: str, layout: Layout, g: Tensor, empty: Empty = plain_empty) -> Factors:
         """The factors of a parameter, from the stacked output gradients `g`."""
         x = layout.samples_first(self.arguments["input"])
-        a, g = self.rule.factors[role](self.arguments, x, g)
+        a, g = self.rule.factors[role](self.arguments, x, g, empty)
         if layout.repeat == 1:
             return Factors(a, g)
         a, g = (t.unflatten(0, (-1, layout.repeat)).movedim(1, -2).flatten(-2) for t in (a, g))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from entk.factors import Factors, concatenate
 from entk.generic import generic_jacobian
 from entk.ops import products
 from entk.plan import Plan
+from entk.rules.base import plain_empty
 from entk.survey import Served, Survey
 
 
@@ -21,8 +23,26 @@ class Pending:
 
     uses: tuple[tuple[Call, str, Layout, Tensor], ...]  # call, role, layout, output gradients
 
-    def factors(self) -> Factors:
-        return concatenate([call.factors(role, layout, g) for call, role, layout, g in self.uses])
+    def factors(self, scratch: Scratch) -> Factors:
+        """To be used before the next ones are formed in the same scratch memory."""
+        empty = scratch.empty if len(self.uses) == 1 else plain_empty
+        return concatenate(
+            [call.factors(role, layout, g, empty) for call, role, layout, g in self.uses]
+        )
+
+
+class Scratch:
+    """Memory that is used again: to touch fresh pages costs several times what a copy does."""
+
+    def __init__(self) -> None:
+        self.buffer: Tensor | None = None
+
+    def empty(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
+        size = math.prod(shape)
+        if self.buffer is None or len(self.buffer) < size:
+            self.buffer = None  # goes first
+            self.buffer = like.new_empty(size)
+        return self.buffer[:size].view(shape)
 
 
 def capture_block(

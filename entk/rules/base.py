@@ -12,6 +12,7 @@ from entk.factors import Factors
 
 Arguments = dict[str, Any]
 Rows = Callable[[Tensor], Tensor]
+Empty = Callable[[tuple[int, ...], Tensor], Tensor]  # a shape, and a tensor that it is like
 RULES: dict[Callable, Rule] = {}
 
 
@@ -20,13 +21,16 @@ class Rule:
     """How one family of torch functions contributes to the kernel.
 
     In every function below, `x` is the call's input and `g` its output gradients with the samples
-    first: [N, ...] and [N, O, ...]; `arguments` are the call's arguments by name. `rows` are linear
+    first: [N, ...] and [N, O, ...]; `arguments` are the call's arguments by name; `empty` allocates
+    what `factors` copy. `rows` are linear
     maps: of `arguments` and `x` they make the function from g to J [N, O, P].
     """
 
     name: str
     arguments: tuple[str, ...]  # names in positional order
-    factors: dict[str, Callable[[Arguments, Tensor, Tensor], Factors]] = field(default_factory=dict)
+    factors: dict[str, Callable[[Arguments, Tensor, Tensor, Empty], Factors]] = field(
+        default_factory=dict
+    )
     rows: dict[str, Callable[[Arguments, Tensor], Rows]] = field(default_factory=dict)
     serves: Callable[[Arguments], bool] = lambda arguments: True
     batch_first: bool = False  # only axis 0 of the input can hold the samples
@@ -38,6 +42,10 @@ class Rule:
 
     def bind(self, args: tuple, kwargs: dict) -> Arguments:
         return {**dict(zip(self.arguments, args, strict=False)), **kwargs}
+
+
+def plain_empty(shape: tuple[int, ...], like: Tensor) -> Tensor:
+    return like.new_empty(shape)
 
 
 def register(rule: Rule, *functions: Callable) -> None:

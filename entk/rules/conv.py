@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from entk.factors import Factors
-from entk.rules.base import Arguments, Rows, Rule, over_positions, register
+from entk.rules.base import Arguments, Empty, Rows, Rule, over_positions, register
 
 
 def _tuple(value: int | tuple[int, ...], dims: int) -> tuple[int, ...]:
@@ -34,7 +34,7 @@ def _padding(arguments: Arguments, kernel: torch.Size, dilation: tuple[int, ...]
     return pads
 
 
-def patches(arguments: Arguments, x: Tensor) -> Tensor:
+def patches(arguments: Arguments, x: Tensor, empty: Empty) -> Tensor:
     """a [N, G, K, T] with K = C_in/G * kernel size, in the order of the weight's own entries."""
     kernel = arguments["weight"].shape[2:]
     groups = arguments.get("groups", 1)
@@ -49,12 +49,14 @@ def patches(arguments: Arguments, x: Tensor) -> Tensor:
     window = range(2 + dims, 2 + 2 * dims)
     positions = range(2, 2 + dims)
     x = x.permute(0, 1, *window, *positions)
+    if kernel.numel() > 1:
+        x = empty(x.shape, x).copy_(x)
     return x.reshape(n, groups, channels // groups * kernel.numel(), -1)
 
 
-def weight(arguments: Arguments, x: Tensor, g: Tensor) -> Factors:
+def weight(arguments: Arguments, x: Tensor, g: Tensor, empty: Empty) -> Factors:
     groups = arguments.get("groups", 1)
-    return Factors(patches(arguments, x), g.flatten(3).unflatten(2, (groups, -1)))
+    return Factors(patches(arguments, x, empty), g.flatten(3).unflatten(2, (groups, -1)))
 
 
 def bias(arguments: Arguments, x: Tensor) -> Rows:

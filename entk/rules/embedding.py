@@ -6,10 +6,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from entk.factors import Factors
-from entk.rules.base import Arguments, Rule, register
+from entk.rules.base import Arguments, Empty, Rule, register
 
 
-def weight(arguments: Arguments, x: Tensor, g: Tensor) -> Factors:
+def weight(arguments: Arguments, x: Tensor, g: Tensor, empty: Empty) -> Factors:
     n, o, c = g.shape[0], g.shape[1], g.shape[-1]
     tokens = x.reshape(n, -1).long()
     padding = arguments.get("padding_idx")

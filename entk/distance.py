@@ -18,13 +18,13 @@ from entk.errors import InputError, UndefinedDistanceError
 from entk.inputs import first_parameter
 from entk.ops.gram_dot import gram_dot
 from entk.plan import parse_bytes
-from entk.store import KernelFile, open_kernel
+from entk.store import BAND, KernelFile, block_indices, open_kernel
 from entk.tiling import available_memory
 
 Kernel = Tensor | np.ndarray | KernelFile | str | PathLike
 
 OPTIONS = ("outputs", "params", "memory", "block", "strategy", "backend", "precision", "rates")
-BAND = 1 << 22  # entries of a kernel that are read at once
+PIECE = 1 << 19  # numbers in float64 that are worked on at once: they stay in a cache
 SMALL = 1e-4  # below this 1 - cos has lost digits, and half the squared chord is taken instead
 ROUNDING = 1e-31  # half the squared chord of two roundings of one unit vector in float64
 
@@ -60,13 +60,12 @@ def kernel_distance(
     one, two = _Source(a, "the first"), _Source(b, "the second")
     one.check_like(two)
     sums = torch.zeros(3, dtype=torch.float64)
-    for left, right in zip(one.bands(), two.bands(), strict=True):
+    for left, right in _side_by_side([one, two]):
         sums += gram_dot(left, right).cpu()
     norms = (check_norm(sums[1].item(), one.label), check_norm(sums[2].item(), two.label))
     distance = 1 - sums[0].item() / norms[0] / norms[1]
     if distance < SMALL:
-        chord = sum(_chord(p, q, norms) for p, q in zip(one.bands(), two.bands(), strict=True))
-        distance = chord / 2
+        distance = sum(_chord(p, q, norms) for p, q in _side_by_side([one, two])) / 2
     return distance if distance > ROUNDING else 0.0
 
 
@@ -135,14 +134,13 @@ class _Source:
         if len(shape) == 4:
             self.kernel = kernel.reshape(self.shape)
 
-    def bands(self, entries: int = BAND) -> Iterator[Tensor]:
-        """The kernel as 2-D bands of whole rows, about `entries` large."""
-        *lead, height, width = self.shape
-        step = max(1, entries // width)
-        for o in range(lead[0] if lead else 1):
-            for start in range(0, height, step):
-                rows = slice(start, min(start + step, height))
-                yield self.kernel[(o, rows) if lead else rows]
+    @property
+    def chunks(self) -> tuple[int, ...] | None:
+        return self.kernel.chunks if isinstance(self.kernel, KernelFile) else None
+
+    def block(self, index: tuple[slice, ...]) -> Tensor:
+        """A part of the kernel as a matrix."""
+        return self.kernel[index].flatten(0, -2)
 
     def check_like(self, other: _Source) -> None:
         if self.shape != other.shape:
@@ -164,11 +162,25 @@ def check_norm(square: float, label: str) -> float:
     return math.sqrt(square)
 
 
+def _side_by_side(sources: list[_Source]) -> Iterator[list[Tensor]]:
+    """The same block of every kernel, in chunks of the first that lies in a file."""
+    shape = sources[0].shape
+    chunks = next((s.chunks for s in sources if s.chunks), (1, shape[-1]))
+    for index in block_indices(shape, chunks, BAND // len(sources)):
+        yield [s.block(index) for s in sources]
+
+
 def _stacked(sources: list[_Source]) -> Iterator[tuple[int, Tensor]]:
-    """Bands of all kernels side by side, [S, entries] in float64."""
-    entries = BAND // len(sources)
-    for bands in zip(*(s.bands(entries) for s in sources), strict=True):
-        yield 1, torch.stack([band.flatten().double().cpu() for band in bands])
+    """Pieces of all kernels side by side, [S, entries] in float64."""
+    size = max(1, PIECE // len(sources))
+    piece = torch.empty(len(sources), size, dtype=torch.float64)
+    for blocks in _side_by_side(sources):
+        flat = [block.flatten().cpu() for block in blocks]
+        for start in range(0, len(flat[0]), size):
+            count = min(size, len(flat[0]) - start)
+            for row, whole in zip(piece, flat, strict=True):
+                row[:count] = whole[start : start + count]
+            yield 1, piece[:, :count]
 
 
 def _chord(a: Tensor, b: Tensor, norms: tuple[float, float]) -> float:

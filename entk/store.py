@@ -17,7 +17,7 @@ from entk.errors import KernelFileError
 from entk.plan import Plan
 
 FORMAT = "entk-kernel-1"
-BAND = 1 << 22  # entries that `blocks` reads at once
+BAND = 1 << 22  # entries that are read at once, about
 
 
 def open_kernel(path: str | PathLike) -> KernelFile:
@@ -86,14 +86,14 @@ class KernelFile:
             ) from error
 
     def blocks(self) -> Iterator[tuple[tuple[slice, ...], Tensor]]:
-        """(index, part) over the whole kernel in bands of rows, each read once."""
-        *lead, height, width = self.shape
-        step = max(1, BAND // width)
-        for o in range(lead[0] if lead else 1):
-            for start in range(0, height, step):
-                index = (slice(start, min(start + step, height)), slice(0, width))
-                index = (slice(o, o + 1), *index) if lead else index
-                yield index, self[index]
+        """(index, part) over the whole kernel, each part of the file read once."""
+        for index in block_indices(self.shape, self.chunks, BAND):
+            yield index, self[index]
+
+    @property
+    def chunks(self) -> tuple[int, ...]:
+        """Shape of what lies together in the file; less than a chunk cannot be read."""
+        return self._file["kernel"].chunks or (1,) * (len(self.shape) - 1) + self.shape[-1:]
 
     def close(self) -> None:
         self._file.close()
@@ -106,6 +106,21 @@ class KernelFile:
 
     def __repr__(self) -> str:
         return f"KernelFile({str(self.path)!r}, shape={self.shape}, dtype={self.dtype})"
+
+
+def block_indices(
+    shape: tuple[int, ...], chunks: tuple[int, ...], entries: int
+) -> Iterator[tuple[slice, ...]]:
+    """Blocks of whole chunks that cover the shape: one at least, else about `entries`."""
+    *lead, height, width = shape
+    high, wide = chunks[-2:]
+    wide = min(width, max(1, entries // (high * wide)) * wide)
+    high = min(height, max(1, entries // (high * wide)) * high)
+    for o in range(lead[0] if lead else 1):
+        for i in range(0, height, high):
+            for j in range(0, width, wide):
+                index = (slice(i, min(i + high, height)), slice(j, min(j + wide, width)))
+                yield (slice(o, o + 1), *index) if lead else index
 
 
 def parts_folder(path: Path) -> Path:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from entk.assemble import WHOLE, Engine, make_plan, prepare
-from entk.distance import BAND, distances_of
+from entk.distance import PIECE, distances_of
 from entk.errors import InputError
 from entk.inputs import first_parameter
 from entk.progress import Progress
@@ -91,7 +91,7 @@ def _load(model: nn.Module, state: Mapping[str, Tensor], s: int) -> None:
 
 def _bands(kernels: np.ndarray, parts: list[tuple[int, int]]) -> Iterator[tuple[int, Tensor]]:
     """(weight, the same entries of all kernels [S, entries] in float64)."""
-    step, start = max(1, BAND // len(kernels)), 0
+    step, start = max(1, PIECE // len(kernels)), 0
     for weight, size in parts:
         for at in range(start, start + size, step):
             band = kernels[:, at : min(at + step, start + size)]

@@ -52,8 +52,7 @@ def collect(run: RunDir) -> None:
             square, trace = 0.0, 0.0
             for index, part in file.blocks():
                 square += part.double().square().sum().item()
-                trace += (
-                    part.reshape(-1, part.shape[-1]).double().diagonal(index[-2].start).sum().item()
-                )
+                offset = index[-2].start - index[-1].start
+                trace += part.reshape(-1, part.shape[-1]).double().diagonal(offset).sum().item()
         rows.append({"arm": arm, "step": step, "frobenius_norm": square**0.5, "trace": trace})
     run.save_table("kernel", COLUMNS, rows)

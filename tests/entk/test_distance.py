@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import entk
 from entk.factors import OUTPUTS
+from entk.store import block_indices
 from tests.cases import CASES
 
 BY_NAME = {case.name: case for case in CASES}
@@ -71,15 +72,32 @@ def test_symmetric_to_the_bit():
     assert entk.kernel_distance(a, b) == entk.kernel_distance(b, a)
 
 
-def test_more_entries_than_one_band(monkeypatch):
-    """Bands of rows add up; the last one is shorter."""
+@pytest.mark.parametrize("entries", [1, 4, 15, 30])
+def test_more_entries_than_are_worked_on_at_once(monkeypatch, entries):
+    """Blocks of rows or of parts of rows, and pieces of blocks, add up; the last are shorter."""
     a, b = kernel(2, 7, 5), kernel(2, 7, 5, seed=1)
     near = a + 1e-7 * b
     expected = [entk.kernel_distance(a, other) for other in (b, near)]
-    original = entk.distance._Source.bands
-    monkeypatch.setattr(entk.distance._Source, "bands", lambda s, entries=0: original(s, 15))
+    monkeypatch.setattr(entk.distance, "BAND", entries)
+    monkeypatch.setattr(entk.distance, "PIECE", max(1, entries // 2))
     for other, distance in zip((b, near), expected, strict=True):
         assert abs(entk.kernel_distance(a, other) - distance) <= limit(distance)
+        assert abs(entk.kernel_distance_matrix([a, other])[0, 1] - distance) <= limit(distance)
+
+
+@pytest.mark.parametrize("chunks", [(3, 4), (7, 9), (1, 2)])
+@pytest.mark.parametrize("shape", [(7, 9), (2, 7, 9)])
+@pytest.mark.parametrize("entries", [1, 12, 30, 1000])
+def test_blocks_of_a_file_are_whole_chunks_and_cover_it_once(shape, chunks, entries):
+    seen = torch.zeros(shape, dtype=torch.int)
+    chunk = (1,) * (len(shape) - 2) + chunks
+    for index in block_indices(shape, chunk, entries):
+        seen[index] += 1
+        part = seen[index]
+        assert part.numel() <= max(entries, math.prod(chunks))
+        for axis, size in zip(index[-2:], chunks, strict=True):
+            assert axis.start % size == 0
+    assert (seen == 1).all()
 
 
 @pytest.fixture

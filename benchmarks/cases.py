@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +23,7 @@ def _twophase(**model) -> Callable[[int], nn.Module]:
 IMAGE = (3, 32, 32)
 # name -> (network, shape of a sample, number of tokens if it is made of those)
 NETWORKS: dict[str, tuple[Callable[[int], nn.Module], tuple[int, ...], int]] = {
-    "MLP 3x2048": (networks.mlp, (3072,), 0),
+    **{f"MLP 3x{w}": (partial(networks.mlp, width=w), (3072,), 0) for w in (512, 1024, 2048)},
     "LeNet": (networks.lenet, (1, 28, 28), 0),
     "ResNet-20": (_twophase(name="resnet20"), IMAGE, 0),
     "WRN-16-4": (networks.wide_resnet, IMAGE, 0),
@@ -73,6 +74,7 @@ SHORT = [
 FULL = [
     *(Case("MLP 3x2048", n) for n in (16, 64, 128, 512)),
     *(Case("MLP 3x2048", 64, o) for o in (1, 100)),
+    *(Case(f"MLP 3x{width}", 64) for width in (512, 1024)),
     *(Case("LeNet", n) for n in (128, 512)),
     *(Case("ResNet-20", n) for n in (16, 64, 256)),
     *(Case("ResNet-20", 64, o) for o in (1, 100)),

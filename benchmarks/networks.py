@@ -7,12 +7,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def mlp(outputs: int) -> nn.Module:
-    """Three hidden layers of 2048 on CIFAR-sized vectors: the case of Novak et al. 2022."""
+def mlp(outputs: int, width: int) -> nn.Module:
+    """Three hidden layers on CIFAR-sized vectors; of 2048, the case of Novak et al. 2022."""
     layers: list[nn.Module] = []
-    for inputs in (3072, 2048, 2048):
-        layers += [nn.Linear(inputs, 2048), nn.ReLU()]
-    return nn.Sequential(*layers, nn.Linear(2048, outputs))
+    for inputs in (3072, width, width):
+        layers += [nn.Linear(inputs, width), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(width, outputs))
 
 
 def lenet(outputs: int) -> nn.Module:

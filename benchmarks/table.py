@@ -14,6 +14,8 @@ from statistics import median
 
 import torch
 
+from benchmarks.cases import SHORT, Case
+
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 COLUMNS = (
@@ -116,7 +118,7 @@ def markdown(cases: dict[str, dict[str, dict]]) -> str:
 def headline(cases: dict[str, dict[str, dict]]) -> str:
     """One line for each case: entk, the fastest peer, the ratio."""
     lines = [
-        "| full kernel, float32 | entk | fastest other | times as fast | memory, entk / other |",
+        "| kernel, float32 | entk | fastest other | times as fast | memory, entk / other |",
         "|---|---|---|---|---|",
     ]
     for case, ways in cases.items():
@@ -163,6 +165,74 @@ def plot(cases: dict[str, dict[str, dict]], path: Path) -> None:
     plt.close(figure)
 
 
+NAME = re.compile(r"(?P<network>.+) N=(?P<N>\d+) O=(?P<O>\d+) all")
+# what is varied -> (network, the rest held)
+SCALING = {
+    "N": [("MLP 3x2048", {"O": 10}), ("ResNet-20", {"O": 10}), ("VGG-16", {"O": 10})],
+    "O": [("MLP 3x2048", {"N": 64}), ("ResNet-20", {"N": 64})],
+    "P": [("MLP", {"N": 64, "O": 10})],
+}
+LABELS = {"N": "samples N", "O": "outputs O", "P": "parameters P"}
+
+
+def series(cases: dict[str, dict[str, dict]], axis: str, network: str, held: dict) -> dict:
+    """{"entk" or "fastest other": [(value of the axis, row)]} of the full kernels of a network."""
+    found: dict[str, list] = {"entk": [], "fastest other": []}
+    for case, ways in cases.items():
+        match = NAME.fullmatch(case)
+        if match is None or any(int(match[key]) != value for key, value in held.items()):
+            continue
+        family = match["network"].split()[0] if axis == "P" else match["network"]
+        if family != network:
+            continue
+        at = parameters(match["network"]) if axis == "P" else int(match[axis])
+        done = {way: row for way, row in ways.items() if not row["failed"]}
+        others = [row for way, row in done.items() if way != "entk"]
+        if "entk" in done:
+            found["entk"].append((at, done["entk"]))
+        if others:
+            found["fastest other"].append((at, min(others, key=lambda r: float(r["median_s"]))))
+    return {way: sorted(points, key=lambda p: p[0]) for way, points in found.items()}
+
+
+def parameters(network: str) -> int:
+    model, *_ = Case(network, 1).make()
+    return sum(p.numel() for p in model.parameters())
+
+
+def plot_scaling(cases: dict[str, dict[str, dict]], path: Path) -> None:
+    """Seconds and peak memory of full kernels over N, O and P; a fastest other that is missing
+    ran out of time or memory."""
+    import matplotlib.pyplot as plt
+
+    colours = {"MLP 3x2048": "C0", "MLP": "C0", "ResNet-20": "C1", "VGG-16": "C2"}
+    lines = {"entk": {"marker": "D"}, "fastest other": {"marker": "o", "ls": "--", "mfc": "white"}}
+    figure, axes = plt.subplots(
+        2, 3, figsize=(10, 6.5), sharex="col", sharey="row", layout="constrained"
+    )
+    for column, (axis, networks) in zip(axes.T, SCALING.items(), strict=True):
+        for network, held in networks:
+            fixed = ", ".join(f"{key} = {value}" for key, value in held.items())
+            for way, points in series(cases, axis, network, held).items():
+                for panel, key in zip(column, ("median_s", "peak_gb"), strict=True):
+                    values = [float(row[key]) for _, row in points]
+                    label = f"{network}, {way}"
+                    style = lines[way] | {"color": colours[network], "ms": 5, "label": label}
+                    panel.plot([at for at, _ in points], values, **style)
+        column[0].set_title(fixed)
+        column[1].set_xlabel(LABELS[axis])
+        for panel in column:
+            panel.set_xscale("log")
+            panel.set_yscale("log")
+            panel.grid(alpha=0.3)
+    axes[0, 0].set_ylabel("seconds")
+    axes[1, 0].set_ylabel("peak memory, GB")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8)
+    figure.savefig(path, metadata={"Date": None})
+    plt.close(figure)
+
+
 def where(cases: dict[str, dict[str, dict]]) -> str:
     rows = [row for ways in cases.values() for row in ways.values()]
     found = []
@@ -174,13 +244,14 @@ def where(cases: dict[str, dict[str, dict]]) -> str:
 
 def main() -> None:
     cases = read()
-    drawing = ROOT / "docs" / "benchmarks.svg"
-    plot(cases, drawing)
+    plot(cases, ROOT / "docs" / "benchmarks.svg")
+    plot_scaling(cases, ROOT / "docs" / "scaling.svg")
     page = ROOT / "docs" / "benchmarks.md"
-    text = f"\n{where(cases)}\n\n{markdown(cases)}\n"
+    text = f"\n{where(cases)}\n\n{headline(cases)}\n\nEvery way:\n\n{markdown(cases)}\n"
     page.write_text(MARKS.sub(lambda m: f"{m[1]}\n{text}{m[2]}", page.read_text()))
     readme = ROOT / "README.md"
-    text = f"\n{headline(cases)}\n\n({where(cases)}; `make bench`)\n"
+    short = {str(case): cases[str(case)] for case in SHORT if str(case) in cases}
+    text = f"\n{headline(short)}\n\n({where(short)}; `make bench`)\n"
     readme.write_text(MARKS.sub(lambda m: f"{m[1]}\n{text}{m[2]}", readme.read_text()))
 
 

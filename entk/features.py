@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
+from entk import pages
 from entk.capture import Call, Layout, check_finite, forward, gradients, leaf_state
 from entk.errors import UnsupportedModelError
 from entk.factors import Factors, concatenate
@@ -41,7 +42,7 @@ class Scratch:
         size = math.prod(shape)
         if self.buffer is None or len(self.buffer) < size:
             self.buffer = None  # goes first
-            self.buffer = like.new_empty(size)
+            self.buffer = pages.empty((size,), like)
         return self.buffer[:size].view(shape)
 
 
@@ -93,7 +94,7 @@ class _Collected:
         s, role, to_rows = self.factors[i]
         depth = min(self.chunk, self.found.outputs) if to_rows else self.found.outputs
         if i not in self.stacks:
-            self.stacks[i] = g.new_empty(len(g), depth, *g.shape[1:])
+            self.stacks[i] = pages.empty((len(g), depth, *g.shape[1:]), g)
         self.stacks[i][:, o % depth] = g
         if to_rows and (o % depth == depth - 1 or o == self.found.outputs - 1):
             start = o - o % depth

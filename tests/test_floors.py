@@ -15,7 +15,7 @@ LONGEST = 300
 
 # A module of entk imports from lower floors only; the files of ops/ and rules/ know each other.
 FLOORS = (
-    ("errors", "factors", "progress"),
+    ("errors", "factors", "pages", "progress"),
     ("inputs", "ops", "rules"),
     ("backends", "capture", "precision"),
     ("generic", "linearize", "rates", "soundness"),

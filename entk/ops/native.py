@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from entk import pages
 from entk.factors import Factors
 from entk.ops.gram import gram
 
@@ -129,7 +130,7 @@ def rows_native(f: Factors) -> Tensor:
     """As `rows` of factors that are no tokens: J [N, O, P]."""
     a, g = _with_unit_strides(f)
     n, o, groups, c, _ = g.shape
-    j = g.new_empty(n, o, groups * c * a.shape[2])
+    j = pages.empty((n, o, groups * c * a.shape[2]), g)
     sides = (g.data_ptr(), g.shape, g.stride(), a.data_ptr(), a.shape, a.stride())
     _native.rows(*sides, j.data_ptr(), _is_double(g), torch.get_num_threads())
     return j

@@ -6,6 +6,7 @@ running statistics mean here exactly what they mean there.
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -54,6 +55,21 @@ def _by_trailing_shape(xhat):
     return {"weight": weight, "bias": bias}
 
 
+def eval_batch_norm(
+    input: Tensor, running_mean: Tensor, running_var: Tensor, weight=None, bias=None, **options
+) -> Tensor:
+    """F.batch_norm without training, as x * scale + shift: its backward pass is one product."""
+    given = [t for t in (running_mean, running_var, weight, bias) if t is not None]
+    if len(given) < 2 or any(t.dtype != input.dtype for t in given):
+        return F.batch_norm(input, running_mean, running_var, weight, bias, **options)
+    scale = (running_var + options.get("eps", 1e-5)).rsqrt()
+    scale = scale if weight is None else scale * weight
+    shift = -running_mean * scale
+    shift = shift if bias is None else shift + bias
+    shape = (-1, *(1,) * (input.dim() - 2))
+    return torch.addcmul(shift.view(shape), input, scale.view(shape))
+
+
 _BATCH_NORM = (
     *("input", "running_mean", "running_var", "weight", "bias"),
     *("training", "momentum", "eps"),
@@ -66,6 +82,7 @@ register(
         _BATCH_NORM,
         rows=_by_channel(_normalised(F.batch_norm, _AFFINE)),
         batch_first=True,
+        function=eval_batch_norm,
     ),
     F.batch_norm,
 )

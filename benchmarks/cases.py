@@ -20,6 +20,12 @@ def _twophase(**model) -> Callable[[int], nn.Module]:
     return build
 
 
+def _resnet18(outputs: int) -> nn.Module:
+    from torchvision.models import resnet18  # takes a second, and only this case needs it
+
+    return resnet18(num_classes=outputs)
+
+
 IMAGE = (3, 32, 32)
 # name -> (network, shape of a sample, number of tokens if it is made of those)
 NETWORKS: dict[str, tuple[Callable[[int], nn.Module], tuple[int, ...], int]] = {
@@ -29,6 +35,7 @@ NETWORKS: dict[str, tuple[Callable[[int], nn.Module], tuple[int, ...], int]] = {
     "WRN-16-4": (networks.wide_resnet, IMAGE, 0),
     "VGG-16": (_twophase(name="vgg16"), IMAGE, 0),
     "ResNet-18": (_twophase(widths=(64, 128, 256, 512), blocks=2), IMAGE, 0),
+    "ResNet-18 224": (_resnet18, (3, 224, 224), 0),
     "ViT": (networks.vit, IMAGE, 0),
     "GPT": (networks.gpt, (128,), 256),
     "LSTM": (networks.LSTM, (28, 28), 0),
@@ -88,4 +95,6 @@ FULL = [
     *(Case("GPT", 16, o) for o in (10, 100)),
     Case("LSTM", 32),
 ]
-BY_NAME = {str(case): case for case in (*SHORT, *FULL)}
+# the last is a slice of 60,000 x 50,000, the single-logit kernel of an ImageNet-sized data set
+GPU = [*SHORT, Case("VGG-16", 512), Case("ResNet-20", 512), Case("ResNet-18 224", 1000, 1, m=1000)]
+BY_NAME = {str(case): case for case in (*SHORT, *FULL, *GPU)}

@@ -173,6 +173,7 @@ WAYS: dict[str, Callable[[nn.Module], Way]] = {
     "entk": ours,
     "entk triton": ours_triton,
     "torch.func jacobian": jacobian_contraction,
+    "torch.func jacobian TF32": jacobian_contraction,
     "torch.func ntk-vp": ntk_vector_products,
     "TorchJD": torchjd,
     "nngeometry": nngeometry,

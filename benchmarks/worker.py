@@ -89,6 +89,7 @@ class Worker:
 
 def main(case: Case, way: str, threads: int, device: str) -> None:
     torch.set_num_threads(threads)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = "TF32" in way
     if device == "cpu":  # CUDA reserves more address space than that
         resource.setrlimit(resource.RLIMIT_DATA, (LIMIT_GB * 10**9,) * 2)
     model, x, z = (None if t is None else t.to(device) for t in case.make())

@@ -175,9 +175,14 @@ def _train(run: RunDir, data: Dataset, arm: str, tick: Callable[[int], None]) ->
         file = run.halfway(arm, step) if step in between else run.checkpoint(arm, step)
         run.save_state(file, state, arm=arm, step=step)
         run.log("checkpoint", arm=arm, step=step)
-        for old in set(file.parent.glob("halfway-*")) - {file}:
-            old.unlink()
+        _drop_halfway(run, arm, file)
         last = step
+    _drop_halfway(run, arm)  # what a kill just after the last checkpoint left
+
+
+def _drop_halfway(run: RunDir, arm: str, kept: Path | None = None) -> None:
+    for old in set(run.checkpoint(arm, 0).parent.glob("halfway-*")) - {kept}:
+        old.unlink()
 
 
 def progress(run: RunDir) -> tuple[int, int]:

@@ -227,3 +227,19 @@ def test_a_batch_that_only_later_samples_split():
     x[5, 0] = -1.0
     with pytest.raises(entk.UnsupportedModelError, match="took another path"):
         entk.ntk(model, x)
+
+
+@pytest.mark.parametrize("strategy", ["rows", "pairs", "fused"])
+def test_channels_last(strategy):
+    """Another memory format is another layout of the same numbers."""
+    model = nn.Sequential(
+        *(nn.Conv2d(3, 5, 3, padding=1), nn.BatchNorm2d(5), nn.ReLU(), nn.Conv2d(5, 4, 3, 2)),
+        *(nn.GroupNorm(2, 4), nn.ReLU(), nn.Conv2d(4, 4, 3, groups=2), nn.Flatten()),
+    )
+    model = model.double().eval()
+    x = torch.randn(4, 3, 9, 9, dtype=torch.float64)
+    expected = oracle.ntk(model, x)
+    last = model.to(memory_format=torch.channels_last)
+    x = x.to(memory_format=torch.channels_last)
+    found = entk.ntk(last, x, plan=entk.plan_ntk(last, x, strategy=strategy))
+    assert tolerance.error(found, expected) <= tolerance.FLOAT64

@@ -151,8 +151,11 @@ def test_long_stretches_are_saved_halfway(values, dataset, tmp_path):
         "step-000000.safetensors",
     ]
     assert train.progress(run) == (9, 20)
+    left = run.halfway("schedule", 9).read_bytes()
     train.stage(run, dataset, seen.append)
     assert seen == [*range(1, 12), *range(10, 21)]
+    run.halfway("schedule", 9).write_bytes(left)  # killed just before it would have gone
+    train.stage(run, dataset, seen.append)
     assert [p.name for p in sorted(files(run))] == [
         "step-000000.safetensors",
         "step-000020.safetensors",

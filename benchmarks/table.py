@@ -204,6 +204,7 @@ def plot_scaling(cases: dict[str, dict[str, dict]], path: Path) -> None:
     """Seconds and peak memory of full kernels over N, O and P; a fastest other that is missing
     ran out of time or memory."""
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import NullFormatter
 
     colours = {"MLP 3x2048": "C0", "MLP": "C0", "ResNet-20": "C1", "VGG-16": "C2"}
     lines = {"entk": {"marker": "D"}, "fastest other": {"marker": "o", "ls": "--", "mfc": "white"}}
@@ -225,6 +226,11 @@ def plot_scaling(cases: dict[str, dict[str, dict]], path: Path) -> None:
             panel.set_xscale("log")
             panel.set_yscale("log")
             panel.grid(alpha=0.3)
+            panel.xaxis.set_minor_formatter(NullFormatter())
+            ticks = sorted({x for line in panel.lines for x in line.get_xdata()})
+            if len(ticks) <= 6:  # the sizes that were timed, rather than powers of ten
+                labels = [f"{x:g}" if x < 1e6 else f"{x / 1e6:.3g} M" for x in ticks]
+                panel.set_xticks(ticks, labels)
     axes[0, 0].set_ylabel("seconds")
     axes[1, 0].set_ylabel("peak memory, GB")
     handles, labels = axes[0, 0].get_legend_handles_labels()
@@ -233,13 +239,19 @@ def plot_scaling(cases: dict[str, dict[str, dict]], path: Path) -> None:
     plt.close(figure)
 
 
+UNITS = {"sgemm_gmacs": "a product of torch's at {} GMAC/s", "copy_gbs": "a copy at {} GB/s"}
+
+
 def where(cases: dict[str, dict[str, dict]]) -> str:
+    """On what the rows were measured; rates of several runs as a range."""
     rows = [row for ways in cases.values() for row in ways.values()]
-    found = []
-    for key in ("hardware", "threads", "torch", "sgemm_gmacs", "copy_gbs", "commit"):
-        values = list(dict.fromkeys(row[key] for row in rows))
-        found.append(f"{key} {', '.join(values)}")
-    return "; ".join(found)
+    found = [f"{rows[0]['hardware']}, {rows[0]['threads']} cores, torch {rows[0]['torch']}"]
+    for key, text in UNITS.items():
+        values = sorted({float(row[key]) for row in rows})
+        span = f"{values[0]:g} to {values[-1]:g}" if len(values) > 1 else f"{values[0]:g}"
+        found.append(text.format(span))
+    commits = dict.fromkeys(row["commit"].removesuffix("+changes") for row in rows)
+    return "; ".join([*found, f"commit {', '.join(commits)}"])
 
 
 def main() -> None:

@@ -69,25 +69,50 @@ class Engine:
 
     def tile(self, x: Block, z: Block, like: Tensor, lower: bool) -> Tile:
         """The tile of two blocks, of the dtype and device of `like`; `lower`: they are the same."""
-        shape = kernel_shape(x.samples, z.samples, self.found.outputs, self.plan.outputs)
-        backend = products(self.plan.backend, self.plan.precision)
         found = {}
-        one, two = Scratch(), Scratch()
         with computing(), torch.no_grad():
             for group in self.groups:
-                out = found[group] = like.new_zeros(shape)
-                for (strategy, a), (_, b) in zip(x.groups[group], z.groups[group], strict=True):
-                    left = _formed(a, one)
-                    right = left if b is a else _formed(b, two)
-                    backend.by_strategy[strategy](left, right, out, self.plan.outputs, lower=lower)
+                parts = list(zip(x.groups[group], z.groups[group], strict=True))
+                found[group] = out = self._sum(parts, x, z, like, lower)
                 if lower:
                     mirror(out, self.plan.outputs)
         return found
 
+    def unsummed(self, x: Block, z: Block, like: Tensor, lower: bool) -> tuple[Tensor, list]:
+        """The tile of all but the rows, and those rows: what `fused_gram_dot` takes."""
+        parts = list(zip(x.groups[WHOLE], z.groups[WHOLE], strict=True))
+        rows = [(a, b) for (strategy, a), (_, b) in parts if strategy == "rows"]
+        with computing(), torch.no_grad():
+            rest = [pair for pair in parts if pair[0][0] != "rows"]
+            return self._sum(rest, x, z, like, lower), rows
+
+    def _sum(self, parts: list, x: Block, z: Block, like: Tensor, lower: bool) -> Tensor:
+        backend = products(self.plan.backend, self.plan.precision)
+        shape = kernel_shape(x.samples, z.samples, self.found.outputs, self.plan.outputs)
+        out, one, two = like.new_zeros(shape), Scratch(), Scratch()
+        for (strategy, a), (_, b) in parts:
+            left = _formed(a, one)
+            right = left if b is a else _formed(b, two)
+            backend.by_strategy[strategy](left, right, out, self.plan.outputs, lower=lower)
+        return out
+
     def tiles(
         self, x: Tensor, z: Tensor | None, wanted: Iterable[tuple[int, int]]
     ) -> Iterator[tuple[int, int, Tile]]:
-        """The wanted tiles (i, j, tile), a panel of kept blocks at a time against streamed ones."""
+        """The wanted tiles (i, j, tile)."""
+        like = self.like
+        for i, j, a, b in self.pairs(x, z, wanted):
+            yield i, j, self.tile(a, b, like, lower=z is None and i == j)
+
+    @property
+    def like(self) -> Tensor:
+        """A tensor of the kernel's dtype and device."""
+        return first_parameter(self.model, (s.name for s in self.found.served))
+
+    def pairs(
+        self, x: Tensor, z: Tensor | None, wanted: Iterable[tuple[int, int]]
+    ) -> Iterator[tuple[int, int, Block, Block]]:
+        """The blocks of the wanted tiles, a panel of kept ones at a time against streamed ones."""
         todo = list(wanted)
         rows = sorted({i for i, _ in todo})
         panel = max(self.plan.keep - 1, 1)
@@ -98,7 +123,6 @@ class Engine:
             yield from self._panel(x, z, chosen, [t for t in todo if t[0] in chosen])
 
     def _panel(self, x, z, rows: list[int], todo: list[tuple[int, int]]) -> Iterator:
-        like = first_parameter(self.model, (s.name for s in self.found.served))
         kept = {i: self.block(x[self.plan.span(i)]) for i in rows}
         for j in sorted({j for _, j in todo}):
             if z is None:
@@ -106,7 +130,7 @@ class Engine:
             else:
                 other = self.block(z[self.plan.span(j, axis=1)])
             for i in (i for i, column in todo if column == j):
-                yield i, j, self.tile(kept[i], other, like, lower=z is None and i == j)
+                yield i, j, kept[i], other
 
 
 def layer_name(parameter: str) -> str:

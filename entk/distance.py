@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from entk.assemble import WHOLE, Engine, make_plan, prepare
 from entk.errors import InputError, UndefinedDistanceError
 from entk.inputs import first_parameter
+from entk.ops import products
 from entk.ops.gram_dot import gram_dot
 from entk.plan import parse_bytes
 from entk.store import BAND, KernelFile, block_indices, open_kernel
@@ -195,21 +196,43 @@ def _model_distance(a, b, x, z, *, outputs="all", params=None, **options) -> flo
             "kernel_distance(model_a, model_b, x)"
         )
     engines = _pair(a, b, x, z, outputs, params, options)
-
-    def tiles() -> Iterator[tuple[int, Tensor, Tensor]]:
-        walks = (e.tiles(x, z, e.plan.tiles()) for e in engines)
-        for (i, j, left), (_, _, right) in zip(*walks, strict=True):
-            yield 2 if z is None and i != j else 1, left[WHOLE], right[WHOLE]
-
-    sums = sum(weight * gram_dot(left, right).cpu() for weight, left, right in tiles())
+    sums = sum(
+        weight * _dot(engines, pair, lower).cpu() for weight, pair, lower in _walk(engines, x, z)
+    )
     norms = tuple(
         check_norm(square, label)
         for square, label in zip(sums[1:].tolist(), ("model_a's", "model_b's"), strict=True)
     )
     distance = 1 - sums[0].item() / norms[0] / norms[1]
     if distance < SMALL:
-        distance = sum(w * _chord(left, right, norms) for w, left, right in tiles()) / 2
+        distance = sum(
+            weight * _chord(*_tiles(engines, pair, lower), norms)
+            for weight, pair, lower in _walk(engines, x, z)
+        )
+        distance /= 2
     return distance if distance > ROUNDING else 0.0
+
+
+def _walk(engines: list[Engine], x: Tensor, z: Tensor | None) -> Iterator[tuple]:
+    """(weight, the two blocks of a tile of either model, lower); mirrored tiles count twice."""
+    walks = (e.pairs(x, z, e.plan.tiles()) for e in engines)
+    for (i, j, *one), (_, _, *two) in zip(*walks, strict=True):
+        yield 2 if z is None and i != j else 1, (one, two), z is None and i == j
+
+
+def _tiles(engines: list[Engine], pair: tuple, lower: bool) -> list[Tensor]:
+    return [e.tile(*b, e.like, lower)[WHOLE] for e, b in zip(engines, pair, strict=True)]
+
+
+def _dot(engines: list[Engine], pair: tuple, lower: bool) -> Tensor:
+    """[<A,B>, <A,A>, <B,B>] of one tile of both models."""
+    plan = engines[0].plan
+    fused = products(plan.backend, plan.precision).fused_gram_dot
+    if fused is None:
+        return gram_dot(*_tiles(engines, pair, lower))
+    unsummed = [e.unsummed(*b, e.like, lower) for e, b in zip(engines, pair, strict=True)]
+    (a, one), (b, two) = unsummed
+    return fused(one, two, (a, b), plan.outputs, lower=lower)
 
 
 def _pair(a, b, x, z, outputs, params, options) -> list[Engine]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from entk.factors import Factors, kernel_shape
 from entk.ops import products
+from entk.ops.fused_gram_dot import fused_gram_dot
 from entk.ops.gram import gram
 from entk.ops.pairs_gram import pairs_gram
 from tests import emulation, tolerance
@@ -133,3 +135,40 @@ def check_pairs_gram(
         emulation.pairs_gram(x, z, outputs, precision),
         *(start, outputs, lower, precision),
     )
+
+
+def check_fused_gram_dot(
+    size: tuple[int, int, int, tuple[int, ...]],
+    outputs: str,
+    lower: bool,
+    dtype=torch.float32,
+    layout: str = "dense",
+    precision: str = "ieee",
+    device: str = "cpu",
+) -> None:
+    """Against float64; layers of the given lengths in one model, the first of them in the other."""
+    n, m, o, lengths = size
+    new = partial(torch.randn, dtype=dtype, device=device)
+    j = [new(n, o, p) for p in lengths]
+    k = j if lower else [new(m, o, p) for p in lengths]
+    one = [*zip(j, k, strict=True)]
+    starts = [new(kernel_shape(n, len(k[0]), o, outputs)) for _ in range(2)]
+    if lower:
+        starts = [_symmetric(start, outputs) for start in starts]
+    view = LAYOUTS[layout]
+    given = [(view(a), view(b)) for a, b in one]
+    run = products("triton", precision).fused_gram_dot
+    found = run(given, given[:1], [view(s) for s in starts], outputs, lower=lower)
+    exact = [(a.double(), b.double()) for a, b in one]
+    wide = [s.double() for s in starts]
+    cross, left, right = fused_gram_dot(exact, exact[:1], wide, outputs, lower=lower).tolist()
+    # an entry of a kernel is off by its own rounding, at most P u sum |j k|, and so are the sums
+    unit = torch.finfo(dtype).eps * (sum(lengths) * o + 8)
+    for value, truth, scale in zip(
+        found.tolist(), (cross, left, right), ((left * right) ** 0.5, left, right), strict=True
+    ):
+        assert abs(value - truth) <= 4 * unit * scale
+
+
+def _symmetric(t: Tensor, outputs: str) -> Tensor:
+    return t + (t.permute(2, 3, 0, 1) if outputs == "all" else t.mT)

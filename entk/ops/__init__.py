@@ -33,6 +33,7 @@ class Products(NamedTuple):
     fused_gram: Callable = fused_gram
     rows: Callable = Factors.rows
     functions: Mapping[str, Callable] = MappingProxyType({})  # rule -> called for PyTorch's own
+    fused_gram_dot: Callable | None = None  # where it spares storing what `gram_dot` reads
 
     @property
     def by_strategy(self) -> dict[str, Callable]:
@@ -72,11 +73,13 @@ def products(backend: str, precision: str) -> Products:
     if backend == "native":
         return NATIVE
     if backend == "triton":
+        from entk.ops.fused_gram_dot_triton import fused_gram_dot_triton
         from entk.ops.gram_triton import gram_triton
         from entk.ops.pairs_gram_triton import pairs_gram_triton
 
         return Products(
-            *(partial(f, precision=precision) for f in (gram_triton, pairs_gram_triton))
+            *(partial(f, precision=precision) for f in (gram_triton, pairs_gram_triton)),
+            fused_gram_dot=partial(fused_gram_dot_triton, precision=precision),
         )
     return Products(gram, pairs_gram)
 

@@ -13,7 +13,16 @@ from tests import emulation, oracle, tolerance
 from tests.cases import CASES
 from tests.gpu.test_cuda import LAYOUTS as MATRICES
 from tests.gpu.test_cuda import cnn
-from tests.twins import LAYOUTS, MODES, SIZES, Size, check_gram, check_pairs_gram, factors
+from tests.twins import (
+    LAYOUTS,
+    MODES,
+    SIZES,
+    Size,
+    check_fused_gram_dot,
+    check_gram,
+    check_pairs_gram,
+    factors,
+)
 
 pytestmark = [
     pytest.mark.gpu,
@@ -127,6 +136,27 @@ def test_inner_products(left, right, shape, dtype):
     bound = 2 * (a.numel() + 1) * torch.finfo(torch.float64).eps * torch.stack(size)
     assert ((found.cpu() - exact).abs() <= bound.cpu()).all()
     assert torch.equal(found, gram_dot(a, b, backend="triton"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("size", [(1, 1, 1, (1,)), (130, 70, 3, (1100, 7)), (600, 500, 2, (5000,))])
+@lowers
+@pytest.mark.parametrize("outputs", MODES)
+def test_fused_gram_dot(outputs, lower, size, dtype):
+    check_fused_gram_dot(size, outputs, lower, dtype, device="cuda")
+
+
+@pytest.mark.parametrize("outputs", OUTPUTS)
+def test_distance_of_models(outputs):
+    one, two, x = cnn(), cnn(), torch.randn(6, 3, 32, 32)
+    with torch.no_grad():
+        for p in two.parameters():
+            p.mul_(1 + 0.1 * torch.randn_like(p))
+    kernels = [oracle.ntk(m, x, None, outputs) for m in (one, two)]
+    found = entk.kernel_distance(
+        one.cuda(), two.cuda(), x.cuda(), outputs=outputs, backend="triton"
+    )
+    assert found == pytest.approx(entk.kernel_distance(*kernels), rel=1e-4)
 
 
 @pytest.mark.parametrize("strategy", ["rows", "pairs"])

@@ -7,6 +7,7 @@ and which tensor-core instructions make the products.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import subprocess
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
 from entk.ops import (  # noqa: E402
+    fused_gram_dot_triton,
     gram_dot_triton,
     gram_triton,
     pairs_gram_triton,
@@ -32,11 +34,12 @@ from entk.ops import (  # noqa: E402
 
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 SHARED = {80: 99 << 10, 90: 227 << 10}  # bytes that a program may have
-TYPES = {torch.float32: "*fp32", torch.float64: "*fp64", torch.int32: "*i32"}
+TYPES = {torch.float32: "*fp32", torch.float64: "*fp64", torch.int32: "*i32", torch.int64: "*i64"}
 KERNELS = (
     *((gram_triton, "gram_kernel"), (gram_dot_triton, "partial_kernel")),
     *((gram_dot_triton, "total_kernel"), (pairs_gram_triton, "apply_kernel")),
-    (pairs_gram_triton, "weigh_kernel"),
+    *((pairs_gram_triton, "weigh_kernel"), (fused_gram_dot_triton, "pair_kernel")),
+    (fused_gram_dot_triton, "total_kernel"),
 )
 INSTRUCTIONS = {
     "ieee": set(),
@@ -242,3 +245,17 @@ def test_gram_dot(dtype, dense, launches, tmp_path):
     assert [launch.kernel.fn.__name__ for launch in launches] == ["partial_kernel", "total_kernel"]
     for launch in launches:
         check(launch, tmp_path)
+
+
+@kinds
+@pytest.mark.parametrize(("rows", "lower"), [(50, False), (5000, True)])
+def test_fused_gram_dot(rows, lower, dtype, precision, launches, tmp_path, monkeypatch):
+    """Tables of addresses are made where there are some: of CPU tensors, which are not read."""
+    monkeypatch.setattr(fused_gram_dot_triton, "on_device", lambda t: contextlib.nullcontext())
+    j, start = torch.empty(rows, 2, 5, dtype=dtype), torch.empty(rows, rows, dtype=dtype)
+    one = [(j, j)]
+    fused_gram_dot_triton.fused_gram_dot_triton(
+        one, one, (start, start), "trace", lower=lower, precision=precision
+    )
+    assert launches[0].values["SIDE"] == (32 if rows == 50 else 64)
+    check(launches[0], tmp_path, tensor_cores(dtype, precision))

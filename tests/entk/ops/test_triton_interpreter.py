@@ -23,7 +23,13 @@ pytestmark = pytest.mark.skipif(
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[2]
-FILES = ("gram_triton", "pairs_gram_triton", "gram_dot_triton", "triton_ntk")
+FILES = (
+    "gram_triton",
+    "pairs_gram_triton",
+    "gram_dot_triton",
+    "fused_gram_dot_triton",
+    "triton_ntk",
+)
 
 
 def run(marks: str) -> None:

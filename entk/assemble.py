@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from entk.capture import check_state
-from entk.errors import InputError
 from entk.factors import Factors, kernel_shape
 from entk.features import Pending, Scratch, capture_block
-from entk.inputs import (
-    check_model,
-    check_outputs,
-    check_samples,
-    first_parameter,
-    parameter_names,
-)
-from entk.ops import choose_backend, products
-from entk.plan import Job, Plan, layer_costs, parse_bytes
-from entk.precision import check_precision, computing
-from entk.rates import Rates, choose_rates
-from entk.survey import Survey, survey
-from entk.tiling import available_memory, captures, choose_tiles, footprint
+from entk.ops import products
+from entk.plan import Plan
+from entk.precision import computing
+from entk.request import Target
+from entk.samples import Samples
+from entk.survey import Survey
 
 SMALL = 4096  # parameters with fewer entries share one product
 WHOLE = ""  # the group of a kernel that is not split by layer
@@ -44,22 +34,25 @@ class Block:
 
 @dataclass(frozen=True)
 class Engine:
-    """A model, what was found out about it, and the plan to run."""
+    """A target and the plan to run."""
 
-    model: nn.Module
-    found: Survey
+    target: Target
     plan: Plan
     by_layer: bool = False
+
+    @property
+    def found(self) -> Survey:
+        return self.target.found
 
     @property
     def groups(self) -> list[str]:
         names = [layer_name(s.name) if self.by_layer else WHOLE for s in self.found.served]
         return list(dict.fromkeys(names))
 
-    def block(self, x: Tensor) -> Block:
+    def block(self, x: Tensor | Samples) -> Block:
         """What the samples x contribute, in the form that the plan's strategies need."""
         with computing():
-            made = capture_block(self.model, self.found, x, self.plan)
+            made = capture_block(self.target.model, self.found, x, self.plan)
         groups: dict[str, list] = {group: [] for group in self.groups}
         strategies = {c.name: c.strategy for c in self.plan.layers}
         for name, part in made.items():
@@ -67,62 +60,53 @@ class Engine:
             groups[group].append((strategies[name], part))
         return Block(len(x), {group: _join_small(parts) for group, parts in groups.items()})
 
-    def tile(self, x: Block, z: Block, like: Tensor, lower: bool) -> Tile:
-        """The tile of two blocks, of the dtype and device of `like`; `lower`: they are the same."""
+    def tile(self, x: Block, z: Block, lower: bool) -> Tile:
+        """The tile of two blocks; `lower`: they are the same."""
         found = {}
         with computing(), torch.no_grad():
             for group in self.groups:
                 parts = list(zip(x.groups[group], z.groups[group], strict=True))
-                found[group] = out = self._sum(parts, x, z, like, lower)
+                found[group] = out = self._sum(parts, x, z, lower)
                 if lower:
                     mirror(out, self.plan.outputs)
         return found
 
-    def unsummed(self, x: Block, z: Block, like: Tensor, lower: bool) -> tuple[Tensor, list]:
+    def unsummed(self, x: Block, z: Block, lower: bool) -> tuple[Tensor, list]:
         """The tile of all but the rows, and those rows: what `fused_gram_dot` takes."""
         parts = list(zip(x.groups[WHOLE], z.groups[WHOLE], strict=True))
         rows = [(a, b) for (strategy, a), (_, b) in parts if strategy == "rows"]
         with computing(), torch.no_grad():
             rest = [pair for pair in parts if pair[0][0] != "rows"]
-            return self._sum(rest, x, z, like, lower), rows
+            return self._sum(rest, x, z, lower), rows
 
-    def _sum(self, parts: list, x: Block, z: Block, like: Tensor, lower: bool) -> Tensor:
+    def _sum(self, parts: list, x: Block, z: Block, lower: bool) -> Tensor:
         backend = products(self.plan.backend, self.plan.precision)
         shape = kernel_shape(x.samples, z.samples, self.found.outputs, self.plan.outputs)
-        out, one, two = like.new_zeros(shape), Scratch(), Scratch()
+        out, one, two = self.target.like.new_zeros(shape), Scratch(), Scratch()
         for (strategy, a), (_, b) in parts:
             left = _formed(a, one)
             right = left if b is a else _formed(b, two)
             backend.by_strategy[strategy](left, right, out, self.plan.outputs, lower=lower)
         return out
 
-    def tiles(
-        self, x: Tensor, z: Tensor | None, wanted: Iterable[tuple[int, int]]
-    ) -> Iterator[tuple[int, int, Tile]]:
+    def tiles(self, wanted: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int, Tile]]:
         """The wanted tiles (i, j, tile)."""
-        like = self.like
-        for i, j, a, b in self.pairs(x, z, wanted):
-            yield i, j, self.tile(a, b, like, lower=z is None and i == j)
+        for i, j, a, b in self.pairs(wanted):
+            yield i, j, self.tile(a, b, lower=a is b)
 
-    @property
-    def like(self) -> Tensor:
-        """A tensor of the kernel's dtype and device."""
-        return first_parameter(self.model, (s.name for s in self.found.served))
-
-    def pairs(
-        self, x: Tensor, z: Tensor | None, wanted: Iterable[tuple[int, int]]
-    ) -> Iterator[tuple[int, int, Block, Block]]:
+    def pairs(self, wanted: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int, Block, Block]]:
         """The blocks of the wanted tiles, a panel of kept ones at a time against streamed ones."""
         todo = list(wanted)
         rows = sorted({i for i, _ in todo})
         panel = max(self.plan.keep - 1, 1)
-        if self.plan.keep >= self.plan.blocks[0] + (0 if z is None else 1):
+        if self.plan.keep >= self.plan.blocks[0] + (0 if self.plan.symmetric else 1):
             panel = len(rows)
         for start in range(0, len(rows), panel or 1):
             chosen = rows[start : start + panel]
-            yield from self._panel(x, z, chosen, [t for t in todo if t[0] in chosen])
+            yield from self._panel(chosen, [t for t in todo if t[0] in chosen])
 
-    def _panel(self, x, z, rows: list[int], todo: list[tuple[int, int]]) -> Iterator:
+    def _panel(self, rows: list[int], todo: list[tuple[int, int]]) -> Iterator:
+        x, z = self.target.x, self.target.z
         kept = {i: self.block(x[self.plan.span(i)]) for i in rows}
         for j in sorted({j for _, j in todo}):
             if z is None:
@@ -170,119 +154,3 @@ def place(out: Tensor, tile: Tensor, rows: slice, columns: slice, outputs: str) 
         out[rows, :, columns] = tile
     else:
         out[..., rows, columns] = tile
-
-
-def prepare(
-    model: nn.Module,
-    x: Tensor,
-    z: Tensor | None,
-    outputs: str,
-    params: Iterable[str] | None,
-) -> tuple[tuple[str, ...], Survey]:
-    """Check every argument and look at the model; nothing of the kernel is computed yet."""
-    check_model(model)
-    check_outputs(outputs)
-    names = parameter_names(model, params)
-    check_samples(model, x, z, names)
-    check_state(model)
-    with computing():
-        return names, survey(model, x, names, outputs == "sum")
-
-
-def make_plan(
-    found: Survey,
-    x: Tensor,
-    z: Tensor | None,
-    like: Tensor,
-    outputs: str,
-    *,
-    memory: int | str | None = None,
-    block: int | None = None,
-    strategy: str | None = None,
-    backend: str = "auto",
-    precision: str | None = None,
-    rates: Rates | str | None = None,
-    copies: int = 1,
-    streamed: bool = False,
-) -> Plan:
-    """A plan from a survey; `copies` kernels are kept (by_layer), none if `streamed`."""
-    samples = (len(x), len(x if z is None else z))
-    backend = choose_backend(backend, like.device, like.dtype)
-    precision = check_precision(precision, backend, like.dtype)
-    if block is not None and (not isinstance(block, int) or block < 1):
-        raise InputError(f"block={block!r}, expected a number of samples, at least 1")
-    memory = available_memory(like.device) if memory is None else parse_bytes(memory)
-    job = Job(samples, outputs, z is None, like.element_size(), backend)
-    shape = kernel_shape(*samples, found.outputs, outputs)
-    result = 0 if streamed else copies * like.element_size() * torch.Size(shape).numel()
-    rates = choose_rates(rates, backend, like.device, like.dtype, outputs)
-    wanted = block
-    for _ in range(2):  # costs depend on the tiles, which depend on what the costs have chosen
-        costs = layer_costs(found, job, strategy, rates)
-        size = footprint(found, costs, outputs, like.element_size(), result)
-        tiles = choose_tiles(size, samples, found.outputs, memory, wanted, z is None)
-        block, chunk, keep, peak = tiles
-        job = replace(job, blocks=tuple(math.ceil(n / block) for n in samples))
-    return Plan(
-        layers=costs,
-        shape=shape,
-        outputs=outputs,
-        dtype=str(like.dtype).removeprefix("torch."),
-        device=str(like.device),
-        backend=backend,
-        samples=samples,
-        symmetric=z is None,
-        block=block,
-        chunk=chunk,
-        keep=keep,
-        memory=memory,
-        peak=peak,
-        precision=precision,
-        rates=rates,
-        capture_seconds=_capture_seconds(found, job, block, keep),
-    )
-
-
-def _capture_seconds(found: Survey, job: Job, block: int, keep: int) -> float:
-    blocks = captures(job.blocks, keep, job.symmetric)
-    each = found.timing.passes(min(block, max(job.samples)), found.outputs)
-    return found.timing.survey + blocks * each
-
-
-def check_plan(
-    plan: Plan,
-    names: tuple[str, ...],
-    found: Survey,
-    x: Tensor,
-    z: Tensor | None,
-    like: Tensor,
-    outputs: str,
-    precision: str | None = None,
-    backend: str = "auto",
-    memory: int | str | None = None,
-) -> None:
-    """A plan that the user brings must have been made for this very request."""
-    samples = (len(x), len(x if z is None else z))
-    expected = {
-        "outputs": outputs,
-        "symmetric": z is None,
-        "samples": samples,
-        "shape": kernel_shape(*samples, found.outputs, outputs),
-        "dtype": str(like.dtype).removeprefix("torch."),
-        "device": str(like.device),
-    }
-    named = {
-        "precision": precision,
-        "backend": None if backend == "auto" else backend,
-        "memory": None if memory is None else parse_bytes(memory),
-    }
-    expected |= {what: value for what, value in named.items() if value is not None}
-    for what, value in expected.items():
-        if getattr(plan, what) != value:
-            leave = f", or leave {what}= out" if what in named else ""
-            raise InputError(
-                f"the plan was made for {what}={getattr(plan, what)!r}, this request has "
-                f"{value!r}; make a new one with plan_ntk{leave}"
-            )
-    if tuple(c.name for c in plan.layers) != names:
-        raise InputError("the plan was made for other parameters; make a new one with plan_ntk")

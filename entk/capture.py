@@ -25,6 +25,7 @@ from entk.factors import Factors
 from entk.rules import RULES, Rule
 from entk.rules.base import Empty, plain_empty
 from entk.rules.recurrent import UNROLLED, is_plain, weights_of
+from entk.samples import Samples, call_arguments, output_tensor
 
 STOCHASTIC = frozenset(
     {"dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout"}
@@ -133,7 +134,9 @@ class Recorder(TorchFunctionMode):
             if id(arguments.get(role)) in self.names
         }
         wrapped = any(map(is_functorch_wrapped_tensor, filter(torch.is_tensor, arguments.values())))
-        if not roles or wrapped or not torch.is_grad_enabled() or not rule.serves(arguments):
+        half = torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")
+        refused = wrapped or half or not torch.is_grad_enabled()
+        if not roles or refused or not rule.serves(arguments):
             return func(*args, **kwargs)
         return self._note(func, rule, roles, arguments)
 
@@ -188,17 +191,14 @@ def check_state(model: nn.Module) -> None:
             raise ModelStateError(f"{where} is in training mode; call model.eval()")
 
 
-def forward(model: nn.Module, state: dict[str, Tensor], x: Tensor, total: bool = False) -> Tensor:
+def forward(
+    model: nn.Module, state: dict[str, Tensor], x: Tensor | Samples, total: bool = False
+) -> Tensor:
     """Outputs [N, O] of the model with `state` in place of its parameters and buffers.
 
     `total` sums them to [N, 1]. The caller's model and samples are left as they were.
     """
-    y = functional_call(model, state, (x.clone(),))
-    if not isinstance(y, Tensor):
-        raise InputError(
-            f"the model returned {type(y).__name__}, expected one tensor [N, ...]; wrap the model "
-            "so that it returns the outputs whose kernel you want"
-        )
+    y = output_tensor(functional_call(model, state, *call_arguments(x)))
     if y.dim() == 0 or y.shape[0] != len(x):
         raise InputError(
             f"the model returned shape {tuple(y.shape)} for {len(x)} samples, expected "

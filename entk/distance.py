@@ -13,18 +13,21 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from entk.assemble import WHOLE, Engine, make_plan, prepare
+from entk.assemble import WHOLE, Engine
 from entk.errors import InputError, UndefinedDistanceError
-from entk.inputs import first_parameter
 from entk.ops import products
 from entk.ops.gram_dot import gram_dot
 from entk.plan import parse_bytes
+from entk.request import make_plan, prepare
 from entk.store import BAND, KernelFile, block_indices, open_kernel
 from entk.tiling import available_memory
 
 Kernel = Tensor | np.ndarray | KernelFile | str | PathLike
 
-OPTIONS = ("outputs", "params", "memory", "block", "strategy", "backend", "precision", "rates")
+OPTIONS = (
+    *("outputs", "params", "select", "strict", "memory", "block"),
+    *("strategy", "backend", "precision", "rates"),
+)
 PIECE = 1 << 19  # numbers in float64 that are worked on at once: they stay in a cache
 SMALL = 1e-4  # below this 1 - cos has lost digits, and half the squared chord is taken instead
 ROUNDING = 1e-31  # half the squared chord of two roundings of one unit vector in float64
@@ -37,7 +40,7 @@ def kernel_distance(
 
     A and B are tensors, arrays, `KernelFile`s or paths to them, of one shape; or two models,
     whose kernels at x (and z) are then computed tile by tile and not kept (`options` as for
-    `ntk`: outputs, params, memory, block, strategy, backend, precision, rates).
+    `ntk`: outputs, params, select, strict, memory, block, strategy, backend, precision, rates).
 
     S is 0 for a kernel and any positive multiple of it, 1 for orthogonal ones, and arccos(1 - S)
     is the angle between them. Small S keep their leading digits (S = |A/|A| - B/|B||^2 / 2);
@@ -196,9 +199,7 @@ def _model_distance(a, b, x, z, *, outputs="all", params=None, **options) -> flo
             "kernel_distance(model_a, model_b, x)"
         )
     engines = _pair(a, b, x, z, outputs, params, options)
-    sums = sum(
-        weight * _dot(engines, pair, lower).cpu() for weight, pair, lower in _walk(engines, x, z)
-    )
+    sums = sum(weight * _dot(engines, pair, lower).cpu() for weight, pair, lower in _walk(engines))
     norms = tuple(
         check_norm(square, label)
         for square, label in zip(sums[1:].tolist(), ("model_a's", "model_b's"), strict=True)
@@ -207,21 +208,22 @@ def _model_distance(a, b, x, z, *, outputs="all", params=None, **options) -> flo
     if distance < SMALL:
         distance = sum(
             weight * _chord(*_tiles(engines, pair, lower), norms)
-            for weight, pair, lower in _walk(engines, x, z)
+            for weight, pair, lower in _walk(engines)
         )
         distance /= 2
     return distance if distance > ROUNDING else 0.0
 
 
-def _walk(engines: list[Engine], x: Tensor, z: Tensor | None) -> Iterator[tuple]:
+def _walk(engines: list[Engine]) -> Iterator[tuple]:
     """(weight, the two blocks of a tile of either model, lower); mirrored tiles count twice."""
-    walks = (e.pairs(x, z, e.plan.tiles()) for e in engines)
+    walks = (e.pairs(e.plan.tiles()) for e in engines)
     for (i, j, *one), (_, _, *two) in zip(*walks, strict=True):
-        yield 2 if z is None and i != j else 1, (one, two), z is None and i == j
+        symmetric = engines[0].plan.symmetric
+        yield 2 if symmetric and i != j else 1, (one, two), symmetric and i == j
 
 
 def _tiles(engines: list[Engine], pair: tuple, lower: bool) -> list[Tensor]:
-    return [e.tile(*b, e.like, lower)[WHOLE] for e, b in zip(engines, pair, strict=True)]
+    return [e.tile(*b, lower)[WHOLE] for e, b in zip(engines, pair, strict=True)]
 
 
 def _dot(engines: list[Engine], pair: tuple, lower: bool) -> Tensor:
@@ -230,31 +232,23 @@ def _dot(engines: list[Engine], pair: tuple, lower: bool) -> Tensor:
     fused = products(plan.backend, plan.precision).fused_gram_dot
     if fused is None:
         return gram_dot(*_tiles(engines, pair, lower))
-    unsummed = [e.unsummed(*b, e.like, lower) for e, b in zip(engines, pair, strict=True)]
+    unsummed = [e.unsummed(*b, lower) for e, b in zip(engines, pair, strict=True)]
     (a, one), (b, two) = unsummed
     return fused(one, two, (a, b), plan.outputs, lower=lower)
 
 
 def _pair(a, b, x, z, outputs, params, options) -> list[Engine]:
     """Engines of two models on one tile grid, walked in one order."""
-    found, likes = [], []
-    for model in (a, b):
-        names, looked = prepare(model, x, z, outputs, params)
-        found.append(looked)
-        likes.append(first_parameter(model, names))
-    if found[0].outputs != found[1].outputs:
+    looks = {key: options.pop(key) for key in ("select", "strict") if key in options}
+    targets = [prepare(model, x, z, outputs, params, **looks) for model in (a, b)]
+    counts = [t.found.outputs for t in targets]
+    if counts[0] != counts[1]:
         raise InputError(
-            f"model_a has {found[0].outputs} outputs but model_b {found[1].outputs}; a distance "
-            "needs the same outputs"
+            f"model_a has {counts[0]} outputs but model_b {counts[1]}; a distance needs the same "
+            "outputs"
         )
     memory = options.pop("memory", None)
-    memory = available_memory(likes[0].device) if memory is None else parse_bytes(memory)
-    plans = [
-        make_plan(f, x, z, like, outputs, memory=memory // 2, streamed=True, **options)
-        for f, like in zip(found, likes, strict=True)
-    ]
+    memory = available_memory(targets[0].like.device) if memory is None else parse_bytes(memory)
+    plans = [make_plan(t, memory=memory // 2, streamed=True, **options) for t in targets]
     grid = {key: min(getattr(p, key) for p in plans) for key in ("block", "keep")}
-    return [
-        Engine(model, f, replace(plan, **grid))
-        for model, f, plan in zip((a, b), found, plans, strict=True)
-    ]
+    return [Engine(t, replace(plan, **grid)) for t, plan in zip(targets, plans, strict=True)]

@@ -15,6 +15,7 @@ from entk.generic import generic_jacobian
 from entk.ops import products
 from entk.plan import Plan
 from entk.rules.base import plain_empty
+from entk.samples import Samples
 from entk.survey import Served, Survey
 
 
@@ -47,7 +48,7 @@ class Scratch:
 
 
 def capture_block(
-    model: nn.Module, found: Survey, x: Tensor, plan: Plan
+    model: nn.Module, found: Survey, x: Tensor | Samples, plan: Plan
 ) -> dict[str, Tensor | Pending]:
     """{parameter: rows [N, O, P] or pending factors} for the samples x."""
     leaves, state = leaf_state(model, (s.name for s in found.served), found.writes_parameters)
@@ -141,11 +142,14 @@ def _lacks_samples(call: Call, layout: Layout, n: int) -> bool:
     return call.arguments["input"].shape[layout.axis] != n * layout.repeat
 
 
-def _generic(model, state, found: Survey, x: Tensor, total: bool, plan: Plan) -> dict[str, Tensor]:
+def _generic(
+    model, state, found: Survey, x: Tensor | Samples, total: bool, plan: Plan
+) -> dict[str, Tensor]:
     served = [s for s in found.served if s.kind == "generic"]
     if not served:
         return {}
     method = "vmap" if "vmap" in served[0].rule else "loop"
-    held = found.outputs * (found.activations + 2 * sum(s.size for s in served) * x.element_size())
+    itemsize = next(iter(state.values())).element_size()
+    held = found.outputs * (found.activations + 2 * sum(s.size for s in served) * itemsize)
     chunk = max(1, min(len(x), plan.memory // 8 // max(held, 1)))
     return generic_jacobian(model, state, [s.name for s in served], x, total, method, chunk)

@@ -11,10 +11,11 @@ from torch.func import jacrev, vmap
 
 from entk.capture import forward
 from entk.errors import UnsupportedModelError
+from entk.samples import Samples, map_tensors
 
 
 def choose_method(
-    model: nn.Module, state: dict[str, Tensor], names: Iterable[str], x: Tensor
+    model: nn.Module, state: dict[str, Tensor], names: Iterable[str], x: Tensor | Samples
 ) -> str:
     """ "vmap" if torch.func batches this model and gets it right on a few samples, else "loop".
 
@@ -22,8 +23,8 @@ def choose_method(
     returns wrong numbers without an error, so vmap is held against the loop before it is used.
     """
     few = x[:3]
-    if len(few) < 3 and x.is_floating_point():
-        few = torch.cat([x[:1], x[:1] / 2, -x[:1]])
+    if len(few) < 3:
+        few = map_tensors(x, _spread)
     try:
         found = generic_jacobian(model, state, names, few, False, "vmap")
     except (RuntimeError, ValueError):  # no batching rule, data-dependent control flow, in-place
@@ -34,11 +35,18 @@ def choose_method(
     return "vmap" if right else "loop"
 
 
+def _spread(t: Tensor) -> Tensor:
+    """Three samples made of the first one."""
+    if not t.is_floating_point():
+        return t[[0, 0, 0]]
+    return torch.cat([t[:1], t[:1] / 2, -t[:1]])
+
+
 def generic_jacobian(
     model: nn.Module,
     state: dict[str, Tensor],
     names: Iterable[str],
-    x: Tensor,
+    x: Tensor | Samples,
     total: bool,
     method: str,
     chunk: int | None = None,
@@ -50,7 +58,7 @@ def generic_jacobian(
         rows = [_one_sample(model, rest, chosen, x[i : i + 1], total) for i in range(len(x))]
         return {name: torch.stack([r[name] for r in rows]) for name in chosen}
 
-    def outputs(parameters: dict[str, Tensor], sample: Tensor) -> Tensor:
+    def outputs(parameters: dict[str, Tensor], sample: Tensor | Samples) -> Tensor:
         return forward(model, {**rest, **parameters}, sample[None], total)[0]
 
     with warnings.catch_warnings():
@@ -60,7 +68,7 @@ def generic_jacobian(
     return {name: j.flatten(2) if j.dim() > 2 else j[..., None] for name, j in found.items()}
 
 
-def _one_sample(model, rest, chosen, sample: Tensor, total: bool) -> dict[str, Tensor]:
+def _one_sample(model, rest, chosen, sample: Tensor | Samples, total: bool) -> dict[str, Tensor]:
     """One backward pass per output: {name: [O, P]}."""
     leaves = {name: t.detach().requires_grad_() for name, t in chosen.items()}
     with torch.enable_grad():

@@ -9,13 +9,9 @@ from torch import Tensor, nn
 
 from entk.errors import InputError
 from entk.factors import OUTPUTS
+from entk.samples import Samples, named_tensors
 
 DTYPES = (torch.float32, torch.float64)
-
-
-def check_model(model: nn.Module) -> None:
-    if not isinstance(model, nn.Module):
-        raise InputError(f"model is {type(model).__name__}, expected a torch.nn.Module")
 
 
 def check_outputs(outputs: str, allowed: tuple[str, ...] = OUTPUTS) -> None:
@@ -62,28 +58,41 @@ def first_parameter(model: nn.Module, names: Iterable[str]) -> Tensor:
     return dict(model.named_parameters())[next(iter(names))]
 
 
-def check_samples(model: nn.Module, x: Tensor, z: Tensor | None, names: tuple[str, ...]) -> None:
-    parameter = first_parameter(model, names)
-    for label, t in (("x", x), ("z", z)):
-        if t is None and label == "z":
-            continue
-        if not isinstance(t, Tensor):
-            raise InputError(f"{label} is {type(t).__name__}, expected a tensor [N, ...]")
-        if t.dim() == 0 or len(t) == 0:
+def check_samples(parameter: Tensor, x: Tensor | Samples, z: Tensor | Samples | None) -> None:
+    """Each tensor holds samples, of the dtype and on the device of the parameters."""
+    for label, samples in (("x", x), ("z", z)):
+        named = {} if samples is None else named_tensors(samples, label)
+        for name, t in named.items():
+            if t.dim() == 0 or len(t) == 0:
+                raise InputError(
+                    f"{name} has shape {tuple(t.shape)}, expected at least one sample along axis 0"
+                )
+            if len(t) != len(samples):
+                raise InputError(
+                    f"{name} has {len(t)} samples along axis 0, but {next(iter(named))} has "
+                    f"{len(samples)}; each tensor has to hold the same samples"
+                )
+            if t.is_floating_point() and t.dtype != parameter.dtype:
+                raise InputError(
+                    f"{name} is {t.dtype} but the model's parameters are {parameter.dtype}; "
+                    "convert one of them"
+                )
+            if t.device != parameter.device:
+                raise InputError(
+                    f"{name} is on {t.device} but the model is on {parameter.device}; move one of "
+                    "them"
+                )
+    if z is not None:
+        _check_alike(named_tensors(x, "x"), named_tensors(z, "z"))
+
+
+def _check_alike(x: dict[str, Tensor], z: dict[str, Tensor]) -> None:
+    if [name[1:] for name in x] != [name[1:] for name in z]:
+        raise InputError(f"z holds {', '.join(z)} but x holds {', '.join(x)}; pass the same")
+    for (name, t), other in zip(z.items(), x.values(), strict=True):
+        if t.shape[1:] != other.shape[1:] or t.dtype != other.dtype:
             raise InputError(
-                f"{label} has shape {tuple(t.shape)}, expected at least one sample along axis 0"
+                f"{name} has samples of shape {tuple(t.shape[1:])} {t.dtype}, but x"
+                f"{name[1:]} of {tuple(other.shape[1:])} {other.dtype}; they go through the same "
+                "model"
             )
-        if t.is_floating_point() and t.dtype != parameter.dtype:
-            raise InputError(
-                f"{label} is {t.dtype} but the model's parameters are {parameter.dtype}; convert "
-                "one of them"
-            )
-        if t.device != parameter.device:
-            raise InputError(
-                f"{label} is on {t.device} but the model is on {parameter.device}; move one of them"
-            )
-    if z is not None and (z.shape[1:] != x.shape[1:] or z.dtype != x.dtype):
-        raise InputError(
-            f"z has samples of shape {tuple(z.shape[1:])} {z.dtype}, but x of "
-            f"{tuple(x.shape[1:])} {x.dtype}; they go through the same model"
-        )

@@ -2,36 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from entk.assemble import (
-    WHOLE,
-    Engine,
-    check_plan,
-    layer_name,
-    make_plan,
-    place,
-    prepare,
-    transposed,
-)
+from entk.assemble import WHOLE, Engine, layer_name, place, transposed
 from entk.factors import Factors
 from entk.features import capture_block
-from entk.inputs import check_outputs, first_parameter
+from entk.inputs import check_outputs
+from entk.models import Params
 from entk.plan import Plan
 from entk.precision import computing
 from entk.progress import Progress
 from entk.rates import Rates
+from entk.request import Target, check_plan, make_plan, prepare
+from entk.samples import Input, Select
 
 
 def plan_ntk(
-    model: nn.Module,
-    x: Tensor,
-    z: Tensor | None = None,
+    model: nn.Module | Callable,
+    x: Input,
+    z: Input | None = None,
     *,
     outputs: str = "all",
-    params: Iterable[str] | None = None,
+    params: Params = None,
+    select: Select | None = None,
+    strict: bool = False,
     by_layer: bool = False,
     memory: int | str | None = None,
     block: int | None = None,
@@ -48,21 +44,21 @@ def plan_ntk(
     once (some 0.2 s, kept in ~/.cache/entk); "nominal" gives the same plan on every machine;
     `entk.Rates` takes values. See `ntk` for the rest.
     """
-    names, found = prepare(model, x, z, outputs, params)
-    like = first_parameter(model, names)
-    options = {"memory": memory, "block": block, "strategy": strategy}
-    options |= {"backend": backend, "precision": precision, "copies": _copies(names, by_layer)}
-    options["rates"] = rates
-    return make_plan(found, x, z, like, outputs, **options)
+    target = prepare(model, x, z, outputs, params, select, strict)
+    options = {"memory": memory, "block": block, "strategy": strategy, "rates": rates}
+    options |= {"backend": backend, "precision": precision, "copies": _copies(target, by_layer)}
+    return make_plan(target, **options)
 
 
 def ntk(
-    model: nn.Module,
-    x: Tensor,
-    z: Tensor | None = None,
+    model: nn.Module | Callable,
+    x: Input,
+    z: Input | None = None,
     *,
     outputs: str = "all",
-    params: Iterable[str] | None = None,
+    params: Params = None,
+    select: Select | None = None,
+    strict: bool = False,
     by_layer: bool = False,
     precision: str | None = None,
     memory: int | str | None = None,
@@ -82,9 +78,17 @@ def ntk(
         outputs="sum"       K[n,m]     = <sum_o J[n,o], sum_q J'[m,q]>   [N, M], not divided by O
 
     Args:
-        model: any module in eval mode whose samples (axis 0) do not interact; left untouched.
-        x, z: samples [N, ...] and [M, ...].
-        params: names of parameters; None takes all with requires_grad.
+        model: any module in eval mode whose samples (axis 0) do not interact; left untouched. Or
+            a function f(params, x), with its tensors as `params`.
+        x, z: samples [N, ...] and [M, ...]; a tuple or dict of such tensors is passed on as
+            positional or keyword arguments.
+        params: names of parameters; None takes all with requires_grad. For a function: the dict
+            (of dicts) of tensors that it gets; all of floating point are its parameters.
+        select: which outputs. A function of what the model returns, a name in it ("logits"), or a
+            slice or list of positions among the flattened outputs. None takes all: those of a
+            tuple or dict side by side, of an object with .logits those.
+        strict: refuse a model with a parameter that no rule serves, which would go through
+            torch.func; the plan's notes name those.
         by_layer: return {layer name: kernel}, whose sum is the kernel, in the same passes.
         precision: None or "ieee": products in IEEE arithmetic of the model's dtype. With
             backend="triton" float32 products may be made of tensor-core products: "tf32" (one, 10
@@ -106,19 +110,17 @@ def ntk(
     >>> entk.ntk(model, torch.randn(4, 3)).shape
     torch.Size([4, 2, 4, 2])
     """
-    names, found = prepare(model, x, z, outputs, params)
-    like = first_parameter(model, names)
+    target = prepare(model, x, z, outputs, params, select, strict)
     if plan is None:
         options = {"memory": memory, "backend": backend, "precision": precision, "rates": rates}
-        options["copies"] = _copies(names, by_layer)
-        plan = make_plan(found, x, z, like, outputs, **options)
+        plan = make_plan(target, copies=_copies(target, by_layer), **options)
     else:
-        check_plan(plan, names, found, x, z, like, outputs, precision, backend, memory)
-    engine = Engine(model, found, plan, by_layer)
-    kernels = {group: like.new_zeros(plan.shape) for group in engine.groups}
+        check_plan(plan, target, precision, backend, memory)
+    engine = Engine(target, plan, by_layer)
+    kernels = {group: target.like.new_zeros(plan.shape) for group in engine.groups}
     wanted = list(plan.tiles())
     with Progress(progress, len(wanted), "ntk") as bar:
-        for i, j, tile in engine.tiles(x, z, wanted):
+        for i, j, tile in engine.tiles(wanted):
             rows, columns = plan.span(i), plan.span(j, axis=1)
             for group, part in tile.items():
                 place(kernels[group], part, rows, columns, outputs)
@@ -129,36 +131,37 @@ def ntk(
 
 
 def jacobian(
-    model: nn.Module,
-    x: Tensor,
+    model: nn.Module | Callable,
+    x: Input,
     *,
     outputs: str = "all",
-    params: Iterable[str] | None = None,
+    params: Params = None,
+    select: Select | None = None,
 ) -> dict[str, Tensor]:
     """Per-sample Jacobians {parameter name: J [N, O, *shape]}, J[n,o] = d f_o(x_n) / d w.
 
     outputs="sum" gives the gradients of the summed outputs, [N, *shape]. Unused parameters get
-    zeros. Raises as `ntk`.
+    zeros. Other arguments and errors as for `ntk`.
     """
     check_outputs(outputs, ("all", "sum"))
-    names, found = prepare(model, x, None, outputs, params)
-    parameters = dict(model.named_parameters())
-    like = first_parameter(model, names)
-    plan = make_plan(found, x, None, like, outputs, strategy="rows", streamed=True, block=len(x))
+    target = prepare(model, x, None, outputs, params, select)
+    parameters = dict(target.model.named_parameters())
+    count = len(target.x)
+    plan = make_plan(target, strategy="rows", streamed=True, block=count)
     with computing():
-        made = capture_block(model, found, x, plan)
-    lead = (len(x),) if outputs == "sum" else (len(x), found.outputs)
+        made = capture_block(target.model, target.found, target.x, plan)
+    lead = (count,) if outputs == "sum" else (count, target.found.outputs)
     return {
         name: _rows(made[name], parameters[name]).view(*lead, *parameters[name].shape)
         if name in made
-        else like.new_zeros(*lead, *parameters[name].shape)
-        for name in names
+        else target.like.new_zeros(*lead, *parameters[name].shape)
+        for name in target.names
     }
 
 
-def _copies(names: tuple[str, ...], by_layer: bool) -> int:
+def _copies(target: Target, by_layer: bool) -> int:
     """Kernels that are in memory at the end."""
-    return len({layer_name(name) for name in names}) if by_layer else 1
+    return len({layer_name(name) for name in target.names}) if by_layer else 1
 
 
 def _rows(made: Tensor | Factors, parameter: Tensor) -> Tensor:

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jvp
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._pytree import tree_map_only
 
 from entk.capture import check_state
-from entk.inputs import check_model, parameter_names
+from entk.inputs import parameter_names
+from entk.models import Params, as_module, nest
+from entk.samples import Select, output_tensor
 
 
-def linearize(model: nn.Module, *, params: Iterable[str] | None = None) -> LinearizedModel:
+def linearize(
+    model: nn.Module | Callable, *, params: Params = None, select: Select | None = None
+) -> LinearizedModel:
     """f_lin(x; w) = f(x; w0) + J(x; w0) (w - w0), where w0 are the model's parameters now.
 
-    `params` names the parameters that may move (None: those with requires_grad); the others and
-    all buffers are frozen. The model must be in eval mode and is copied, not touched. Its
-    tangent kernel is the model's own at w0 and stays so in training.
+    `params` names the parameters that may move (None: those with requires_grad; for a function, the
+    dict of its tensors); the others and all buffers are frozen. `select` as for `ntk`. The model
+    must be in eval mode and is copied, not touched. Its tangent kernel is the model's own at w0 and
+    stays so in training.
 
     Source: Lee et al. 2019 (arXiv 1902.06720).
 
@@ -30,7 +36,7 @@ def linearize(model: nn.Module, *, params: Iterable[str] | None = None) -> Linea
     >>> bool((linear(x) == model(x)).all())
     True
     """
-    check_model(model)
+    model, params = as_module(model, params, select)
     names = parameter_names(model, params)
     check_state(model)
     return LinearizedModel(model, names)
@@ -53,25 +59,27 @@ class LinearizedModel(nn.Module):
         self._names = names
         self._origin = nn.Module()
         for name, tensor in state.items():
-            _nest(self._origin, name, tensor)
+            nest(self._origin, name, tensor)
         for name in names:
-            _nest(self, name, nn.Parameter(state[name].clone()))
+            nest(self, name, nn.Parameter(state[name].clone()))
         # in a tuple: not a submodule, whose parameters would be counted again
         self._model = (_without_data(model),)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, *args, **kwargs) -> Tensor:
         origin = dict(self._origin.named_buffers())
         now = dict(self.named_parameters())
         at = {name: origin[name] for name in self._names}
         move = {name: now[name] - origin[name] for name in self._names}
 
-        def outputs(parameters: dict[str, Tensor], x: Tensor) -> Tensor:
+        def outputs(parameters: dict[str, Tensor], args: tuple, kwargs: dict) -> Tensor:
             with sdpa_kernel(SDPBackend.MATH):  # the fused ones lack second derivatives
-                return functional_call(self._model[0], {**origin, **parameters}, (x,))
+                state = {**origin, **parameters}
+                return output_tensor(functional_call(self._model[0], state, args, kwargs))
 
         if self.mode is None:
-            self.mode = _choose_mode(outputs, at, x[:2].detach())
-        return sum(MODES[self.mode](lambda p: outputs(p, x), at, move))
+            few = tree_map_only(Tensor, lambda t: t[:2].detach() if t.dim() else t, (args, kwargs))
+            self.mode = _choose_mode(lambda p: outputs(p, *few), at)
+        return sum(MODES[self.mode](lambda p: outputs(p, args, kwargs), at, move))
 
     def extra_repr(self) -> str:
         return f"{len(self._names)} parameters, mode={self.mode}"
@@ -114,31 +122,18 @@ def _reverse_mode(outputs, at: dict[str, Tensor], move: dict[str, Tensor]) -> tu
 MODES = {"forward": _forward_mode, "reverse": _reverse_mode}
 
 
-def _choose_mode(outputs, at: dict[str, Tensor], x: Tensor) -> str:
+def _choose_mode(outputs: Callable, at: dict[str, Tensor]) -> str:
     """Forward mode if it gives the same J v as reverse mode in a random direction."""
     generator = torch.Generator().manual_seed(0)
     direction = {
         name: torch.randn(t.shape, generator=generator, dtype=torch.float64).to(t)
         for name, t in at.items()
     }
-    exact = _reverse_mode(lambda p: outputs(p, x), at, direction)[1].detach()
+    exact = _reverse_mode(outputs, at, direction)[1].detach()
     try:
         with torch.no_grad():
-            found = _forward_mode(lambda p: outputs(p, x), at, direction)[1]
+            found = _forward_mode(outputs, at, direction)[1]
     except RuntimeError:  # no forward derivative of some function
         return "reverse"
     close = (found - exact).norm() <= torch.finfo(exact.dtype).eps ** 0.5 * exact.norm()
     return "forward" if close else "reverse"
-
-
-def _nest(root: nn.Module, name: str, tensor: Tensor) -> None:
-    """Register a tensor under a dotted name, as a parameter or a buffer."""
-    *path, leaf = name.split(".")
-    for part in path:
-        if part not in root._modules:
-            root.add_module(part, nn.Module())
-        root = root._modules[part]
-    if isinstance(tensor, nn.Parameter):
-        root.register_parameter(leaf, tensor)
-    else:
-        root.register_buffer(leaf, tensor)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 
@@ -18,17 +19,20 @@ def _settings() -> tuple:
 
 @contextmanager
 def computing() -> Iterator[None]:
-    """Grad mode, and IEEE products: no TF32, no bfloat16 inside float32; restored at the end."""
+    """Grad mode, IEEE products (no TF32, no autocast), compiled parts eager; then as before."""
     settings = _settings()
     before = [s.fp32_precision for s in settings]
-    try:
-        for s in settings:
-            s.fp32_precision = "ieee"
-        with torch.enable_grad():
-            yield
-    finally:
+    with ExitStack() as stack:
         for s, value in zip(settings, before, strict=True):
-            s.fp32_precision = value
+            stack.callback(setattr, s, "fp32_precision", value)
+            s.fp32_precision = "ieee"
+        for device in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(device):
+                stack.enter_context(torch.autocast(device, enabled=False))
+        if "torch._dynamo" in sys.modules:  # else nothing can have been compiled
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        stack.enter_context(torch.enable_grad())
+        yield
 
 
 def check_precision(precision: str | None, backend: str, dtype: torch.dtype) -> str:

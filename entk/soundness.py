@@ -11,9 +11,10 @@ from torch.func import vmap
 
 from entk.capture import forward
 from entk.errors import UnsupportedModelError
+from entk.samples import Samples
 
 
-def check_independence(model, state, x: Tensor, y: Tensor, first: Tensor) -> None:
+def check_independence(model, state, x: Tensor | Samples, y: Tensor, first: Tensor) -> None:
     """Each sample's outputs must be what they are when it is alone; `first`: the first one's.
 
     vmap shows that at once where it can; what it cannot, or where it differs, is done plainly.
@@ -30,15 +31,15 @@ def check_independence(model, state, x: Tensor, y: Tensor, first: Tensor) -> Non
     )
 
 
-def _by_vmap(model, state, x: Tensor) -> Tensor | None:
+def _by_vmap(model, state, x: Tensor | Samples) -> Tensor | None:
     with suppress(Exception), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that an operation is slow under vmap
         return vmap(lambda sample: forward(model, state, sample[None])[0])(x)
     return None
 
 
-def _one_by_one(model, state, x: Tensor) -> Tensor:
-    return torch.cat([forward(model, state, sample[None]) for sample in x])
+def _one_by_one(model, state, x: Tensor | Samples) -> Tensor:
+    return torch.cat([forward(model, state, x[i : i + 1]) for i in range(len(x))])
 
 
 def _agree(y: Tensor, alone: Tensor) -> bool:

@@ -14,6 +14,7 @@ from entk.errors import UnsupportedModelError
 from entk.generic import choose_method
 from entk.ops import choose_backend, products
 from entk.rates import Timing
+from entk.samples import Samples, named_tensors
 from entk.soundness import check_checkpoints, check_independence
 
 SEVERAL = 8  # samples, spread over the data, on which layouts and independence are tested
@@ -66,14 +67,14 @@ class Survey:
         return Recorder({n: leaves[n] for n in leaves if n in self.covered}, functions)
 
 
-def survey(model: nn.Module, x: Tensor, names: tuple[str, ...], total: bool) -> Survey:
+def survey(model: nn.Module, x: Tensor | Samples, names: tuple[str, ...], total: bool) -> Survey:
     """Look at the model with one sample and with several of `x`; `total`: of the summed outputs.
 
     The outputs themselves are looked at in either case: their sum can be a constant.
     """
     begin = time.perf_counter()
     several = x[torch.linspace(0, len(x) - 1, min(len(x), SEVERAL)).long()]
-    several = several if len(several) > 1 else torch.cat([x, x])
+    several = several if len(several) > 1 else x[[0, 0]]
     one = several[:1]
     refused: dict[str, str] = {}
     while True:  # each round either ends or takes a parameter out
@@ -148,7 +149,7 @@ def _look(model, state, covered, x) -> _Look:
     for call in recorder.calls:
         call.check_input()
         note(call.arguments["input"])
-    for t in (x, *state.values()):
+    for t in (*named_tensors(x, "x").values(), *state.values()):
         kept.pop(t.untyped_storage().data_ptr(), None)
     return _Look(y, recorder.calls, sum(kept.values()), recorder.differentiates, seconds)
 

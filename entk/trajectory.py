@@ -11,22 +11,25 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from entk.assemble import WHOLE, Engine, make_plan, prepare
+from entk.assemble import WHOLE, Engine
 from entk.distance import PIECE, distances_of
 from entk.errors import InputError
-from entk.inputs import first_parameter
 from entk.progress import Progress
 from entk.rates import Rates
+from entk.request import make_plan, prepare
+from entk.samples import Input, Select
 
 
 def trajectory_distances(
     model: nn.Module,
     states: Sequence[Mapping[str, Tensor]],
-    x: Tensor,
-    z: Tensor | None = None,
+    x: Input,
+    z: Input | None = None,
     *,
     outputs: str = "all",
     params: Iterable[str] | None = None,
+    select: Select | None = None,
+    strict: bool = False,
     precision: str | None = None,
     memory: int | str | None = None,
     block: int | None = None,
@@ -59,11 +62,11 @@ def trajectory_distances(
         raise InputError("states is empty, expected at least one state dict")
     model = copy.deepcopy(model)
     _load(model, states[0], 0)
-    names, found = prepare(model, x, z, outputs, params)
+    target = prepare(model, x, z, outputs, params, select, strict)
     options = {"memory": memory, "block": block, "backend": backend, "precision": precision}
     options |= {"rates": rates, "streamed": True}
-    plan = make_plan(found, x, z, first_parameter(model, names), outputs, **options)
-    engine = Engine(model, found, plan)
+    plan = make_plan(target, **options)
+    engine = Engine(target, plan)
     with (
         tempfile.TemporaryFile(dir=scratch) as file,
         Progress(progress, len(states), "states") as bar,
@@ -72,7 +75,7 @@ def trajectory_distances(
             if s > 0:
                 _load(model, states[s], s)
             parts = []  # (how often a tile counts, its entries), in the order of the file
-            for i, j, tile in engine.tiles(x, z, plan.tiles()):
+            for i, j, tile in engine.tiles(plan.tiles()):
                 tile[WHOLE].cpu().numpy().tofile(file)
                 parts.append((2 if plan.symmetric and i != j else 1, tile[WHOLE].numel()))
             bar.advance()

@@ -4,33 +4,37 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from os import PathLike
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from entk.assemble import Engine, check_plan, make_plan, prepare
+from entk.assemble import Engine
 from entk.errors import InputError, ResumeError
-from entk.inputs import first_parameter
+from entk.models import Params, describe, inner
 from entk.ops import choose_backend
 from entk.plan import Plan
 from entk.precision import check_precision
 from entk.progress import Progress
 from entk.rates import Rates
+from entk.request import Target, check_plan, make_plan, prepare
+from entk.samples import Input, Select, named_tensors
 from entk.shards import Shards
 from entk.store import KernelFile
 
 
 def write_ntk(
     path: str | PathLike,
-    model: nn.Module,
-    x: Tensor,
-    z: Tensor | None = None,
+    model: nn.Module | Callable,
+    x: Input,
+    z: Input | None = None,
     *,
     outputs: str = "all",
-    params: Iterable[str] | None = None,
+    params: Params = None,
+    select: Select | None = None,
+    strict: bool = False,
     by_layer: bool = False,
     precision: str | None = None,
     memory: int | str | None = None,
@@ -56,15 +60,16 @@ def write_ntk(
     path = Path(path)
     if not path.parent.is_dir():
         raise InputError(f"the folder {path.parent} does not exist; create it first")
-    names, found = prepare(model, x, z, outputs, params)
-    like = first_parameter(model, names)
+    target = prepare(model, x, z, outputs, params, select, strict)
     if plan is not None:
-        check_plan(plan, names, found, x, z, like, outputs, precision, backend, memory)
+        check_plan(plan, target, precision, backend, memory)
         precision = plan.precision
     else:
-        chosen = choose_backend(backend, like.device, like.dtype)
-        precision = check_precision(precision, chosen, like.dtype)
-    request = _request(model, x, z, names, outputs, by_layer, precision)
+        like = target.like
+        precision = check_precision(
+            precision, choose_backend(backend, like.device, like.dtype), like.dtype
+        )
+    request = _request(target, select, by_layer, precision)
     store = Shards(path, request)
     if not resume:
         shutil.rmtree(store.folder, ignore_errors=True)
@@ -73,39 +78,48 @@ def write_ntk(
     if plan is None:
         options = {"memory": memory, "backend": backend, "precision": precision, "rates": rates}
         options["streamed"] = True
-        plan = store.begun() or make_plan(found, x, z, like, outputs, **options)
+        plan = store.begun() or make_plan(target, **options)
         if backend not in ("auto", plan.backend):
             raise ResumeError(
                 f"{store.folder} began with backend={plan.backend!r}, not {backend!r}; leave "
                 "backend= out to go on, or pass resume=False to start over"
             )
     store.begin(plan)
-    engine = Engine(model, found, plan, by_layer)
+    engine = Engine(target, plan, by_layer)
     missing = [tile for tile in plan.tiles() if tile not in store.done]
     with store, Progress(progress, len(list(plan.tiles())), "write_ntk") as bar:
         bar.advance(len(store.done))
-        for i, j, tile in engine.tiles(x, z, missing):
+        for i, j, tile in engine.tiles(missing):
             store.add(i, j, tile)
             bar.advance()
     store.finish(plan, engine.groups)
     return KernelFile(path)
 
 
-def _request(
-    model, x, z, names: tuple[str, ...], outputs: str, by_layer: bool, precision: str
-) -> dict:
+def _request(target: Target, select: Select | None, by_layer: bool, precision: str) -> dict:
     """What identifies a kernel: the same request gives the same numbers."""
+    model, x, z = target.model, target.x, target.z
     state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    return {
-        "model": type(model).__qualname__,
+    request = {
+        "model": _name(inner(model)),
         "state_sha256": _sha256(state),
-        "x_sha256": _sha256({"x": x}),
-        "z_sha256": None if z is None else _sha256({"z": z}),
-        "parameters": list(names),
-        "outputs": outputs,
+        "x_sha256": _sha256(named_tensors(x, "x")),
+        "z_sha256": None if z is None else _sha256(named_tensors(z, "z")),
+        "parameters": list(target.names),
+        "outputs": target.outputs,
         "by_layer": by_layer,
         "precision": precision,
     }
+    if select is not None:
+        request["select"] = describe(select)
+    others = [() if t is None or isinstance(t, Tensor) else t.others for t in (x, z)]
+    if any(others):
+        request["arguments"] = repr(others)
+    return request
+
+
+def _name(model: nn.Module | Callable) -> str:
+    return (type(model) if isinstance(model, nn.Module) else model).__qualname__
 
 
 def _sha256(tensors: dict[str, Tensor]) -> str:

@@ -16,12 +16,14 @@ LONGEST = 300
 # A module of entk imports from lower floors only; the files of ops/ and rules/ know each other.
 FLOORS = (
     ("errors", "factors", "pages", "progress"),
-    ("inputs", "ops", "rules"),
+    ("ops", "rules", "samples"),
+    ("inputs", "models"),
     ("backends", "capture", "precision"),
     ("generic", "linearize", "rates", "soundness"),
     ("survey",),
     ("plan",),
     ("features", "store", "tiling"),
+    ("request",),
     ("assemble",),
     ("distance", "kernel", "shards"),
     ("trajectory", "write"),

@@ -31,7 +31,6 @@ NO_STATISTICS = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5, track_running_s
 MIXING = fn(lambda s, x: s.f(x - x.mean(0)), f=of(nn.Linear, 4, 2))().eval()
 NOISY = fn(lambda s, x: F.dropout(s.f(x), 0.5), f=of(nn.Linear, 4, 2))().eval()
 LATE_MIX = fn(lambda s, x: s.f(x) - s.f(x).mean(0), f=of(nn.Linear, 4, 2))().eval()
-PAIR = fn(lambda s, x: (s.f(x), x), f=of(nn.Linear, 4, 2))().eval()
 REDUCED = fn(lambda s, x: s.f(x).sum(0), f=of(nn.Linear, 4, 2))().eval()
 CLASSES = fn(lambda s, x: s.f(x).argmax(1), f=of(nn.Linear, 4, 2))().eval()
 BRANCHES = fn(lambda s, x: s.f(x) if x[0, 0] < 100 else s.g(x), f=of(nn.Linear, 4, 2), g=of(nn.Linear, 4, 2))().eval()  # fmt: skip
@@ -52,7 +51,6 @@ REFUSED = {
     "dtypes": (mlp(), X.double(), {}, entk.InputError, "x is torch.float64 but the model's parameters are torch.float32"),
     "array": (mlp(), X.numpy(), {}, entk.InputError, "x is ndarray, expected a tensor"),
     "not_a_module": (lambda x: x, X, {}, entk.InputError, "model is function"),
-    "two_outputs": (PAIR, X, {}, entk.InputError, "the model returned tuple"),
     "reduced": (REDUCED, X, {}, entk.InputError, r"returned shape \(2,\) for 1 samples"),
     "integers": (CLASSES, X, {}, entk.InputError, "torch.int64, expected floating-point"),
     "other_shape": (mlp(), X, {"z": torch.randn(2, 5)}, entk.InputError, r"samples of shape \(5,\)"),

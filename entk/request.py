@@ -1,0 +1,168 @@
+"""What is asked for, checked, and the plan that answers it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from entk.capture import check_state
+from entk.errors import InputError, UnsupportedModelError
+from entk.factors import kernel_shape
+from entk.inputs import check_outputs, check_samples, first_parameter, parameter_names
+from entk.models import Params, as_module
+from entk.ops import choose_backend
+from entk.plan import Job, Plan, layer_costs, parse_bytes
+from entk.precision import check_precision, computing
+from entk.rates import Rates, choose_rates
+from entk.samples import Input, Samples, Select, as_samples
+from entk.survey import Survey, survey
+from entk.tiling import available_memory, captures, choose_tiles, footprint
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is asked for, checked, and what was found out about the model."""
+
+    model: nn.Module
+    x: Tensor | Samples
+    z: Tensor | Samples | None  # None: x
+    outputs: str
+    names: tuple[str, ...]
+    found: Survey
+
+    @property
+    def like(self) -> Tensor:
+        """A tensor of the kernel's dtype and device."""
+        return first_parameter(self.model, self.names)
+
+    @property
+    def samples(self) -> tuple[int, int]:
+        return len(self.x), len(self.x if self.z is None else self.z)
+
+
+def prepare(
+    model: nn.Module | Callable,
+    x: Input,
+    z: Input | None,
+    outputs: str,
+    params: Params,
+    select: Select | None = None,
+    strict: bool = False,
+) -> Target:
+    """Check every argument and look at the model; nothing of the kernel is computed yet."""
+    model, params = as_module(model, params, select)
+    check_outputs(outputs)
+    names = parameter_names(model, params)
+    x, z = as_samples(x, "x"), None if z is None else as_samples(z, "z")
+    check_samples(first_parameter(model, names), x, z)
+    check_state(model)
+    with computing():
+        found = survey(model, x, names, outputs == "sum")
+    if strict:
+        check_covered(found)
+    return Target(model, x, z, outputs, names, found)
+
+
+def check_covered(found: Survey) -> None:
+    """`strict=True`: every parameter is served by a rule."""
+    missing = [s for s in found.served if s.kind == "generic"]
+    if missing:
+        names = "; ".join(f"{s.name} ({s.note})" for s in missing[:4])
+        raise UnsupportedModelError(
+            f"strict=True, but {len(missing)} of {len(found.served)} parameters have no rule and "
+            f"would go through torch.func: {names}{'; ...' if len(missing) > 4 else ''}; leave "
+            "strict out, or name the others with params="
+        )
+
+
+def make_plan(
+    target: Target,
+    *,
+    memory: int | str | None = None,
+    block: int | None = None,
+    strategy: str | None = None,
+    backend: str = "auto",
+    precision: str | None = None,
+    rates: Rates | str | None = None,
+    copies: int = 1,
+    streamed: bool = False,
+) -> Plan:
+    """A plan for a target; `copies` kernels are kept (by_layer), none if `streamed`."""
+    found, outputs, like, samples = target.found, target.outputs, target.like, target.samples
+    backend = choose_backend(backend, like.device, like.dtype)
+    precision = check_precision(precision, backend, like.dtype)
+    if block is not None and (not isinstance(block, int) or block < 1):
+        raise InputError(f"block={block!r}, expected a number of samples, at least 1")
+    memory = available_memory(like.device) if memory is None else parse_bytes(memory)
+    job = Job(samples, outputs, target.z is None, like.element_size(), backend)
+    shape = kernel_shape(*samples, found.outputs, outputs)
+    result = 0 if streamed else copies * like.element_size() * torch.Size(shape).numel()
+    rates = choose_rates(rates, backend, like.device, like.dtype, outputs)
+    wanted = block
+    for _ in range(2):  # costs depend on the tiles, which depend on what the costs have chosen
+        costs = layer_costs(found, job, strategy, rates)
+        size = footprint(found, costs, outputs, like.element_size(), result)
+        tiles = choose_tiles(size, samples, found.outputs, memory, wanted, job.symmetric)
+        block, chunk, keep, peak = tiles
+        job = replace(job, blocks=tuple(math.ceil(n / block) for n in samples))
+    return Plan(
+        layers=costs,
+        shape=shape,
+        outputs=outputs,
+        dtype=str(like.dtype).removeprefix("torch."),
+        device=str(like.device),
+        backend=backend,
+        samples=samples,
+        symmetric=job.symmetric,
+        block=block,
+        chunk=chunk,
+        keep=keep,
+        memory=memory,
+        peak=peak,
+        precision=precision,
+        rates=rates,
+        capture_seconds=_capture_seconds(found, job, block, keep),
+    )
+
+
+def _capture_seconds(found: Survey, job: Job, block: int, keep: int) -> float:
+    blocks = captures(job.blocks, keep, job.symmetric)
+    each = found.timing.passes(min(block, max(job.samples)), found.outputs)
+    return found.timing.survey + blocks * each
+
+
+def check_plan(
+    plan: Plan,
+    target: Target,
+    precision: str | None = None,
+    backend: str = "auto",
+    memory: int | str | None = None,
+) -> None:
+    """A plan that the user brings must have been made for this very request."""
+    expected = {
+        "outputs": target.outputs,
+        "symmetric": target.z is None,
+        "samples": target.samples,
+        "shape": kernel_shape(*target.samples, target.found.outputs, target.outputs),
+        "dtype": str(target.like.dtype).removeprefix("torch."),
+        "device": str(target.like.device),
+    }
+    named = {
+        "precision": precision,
+        "backend": None if backend == "auto" else backend,
+        "memory": None if memory is None else parse_bytes(memory),
+    }
+    expected |= {what: value for what, value in named.items() if value is not None}
+    for what, value in expected.items():
+        if getattr(plan, what) != value:
+            leave = f", or leave {what}= out" if what in named else ""
+            raise InputError(
+                f"the plan was made for {what}={getattr(plan, what)!r}, this request has "
+                f"{value!r}; make a new one with plan_ntk{leave}"
+            )
+    if tuple(c.name for c in plan.layers) != target.names:
+        raise InputError("the plan was made for other parameters; make a new one with plan_ntk")

@@ -1,37 +1,21 @@
-"""One forward pass that notes every call of a covered function, and the gradients at its output.
-
-Calls are seen where the parameter meets the data, at `F.linear` and not at `nn.Linear`, through a
-`TorchFunctionMode`: a module called twice, a weight borrowed from another module and a raw
-parameter are then ordinary calls. In each noted call the parameter is detached, so whatever
-path still leads from the output to a parameter is a use that no rule covers.
-"""
+"""Calls of covered functions, passes through the model, and the gradients at the calls' outputs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._C._functorch import is_functorch_wrapped_tensor
-from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.autograd.graph import GradientEdge
 from torch.func import functional_call
-from torch.overrides import TorchFunctionMode
 
 from entk.errors import InputError, ModelStateError, UnsupportedModelError
 from entk.factors import Factors
-from entk.rules import RULES, Rule
+from entk.rules import Rule
 from entk.rules.base import Empty, plain_empty
-from entk.rules.recurrent import UNROLLED, is_plain, weights_of
 from entk.samples import Samples, call_arguments, output_tensor
-
-STOCHASTIC = frozenset(
-    {"dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout"}
-    | {"feature_alpha_dropout", "rrelu"}
-)
-DERIVATIVES = (torch.autograd.grad, torch.autograd.backward, Tensor.backward)
 
 
 @dataclass(frozen=True)
@@ -61,6 +45,7 @@ class Call:
     output_shape: torch.Size
     edge: GradientEdge | None
     version: int  # of the input when it was used
+    place: int = 0  # of its decision
 
     @property
     def signature(self) -> tuple:
@@ -68,10 +53,11 @@ class Call:
 
     def check_input(self) -> None:
         """Refuse an input that the model wrote into after the call, as autograd itself does."""
-        if "weight" in self.parameters and self.arguments["input"]._version != self.version:
+        needs = [self.parameters[r] for r in self.rule.needs_input if r in self.parameters]
+        if needs and self.arguments["input"]._version != self.version:
             raise UnsupportedModelError(
                 f"the model overwrites the input of {self.rule.name} "
-                f"({self.parameters['weight']}) after using it, so the gradient is lost (plain "
+                f"({needs[0]}) after using it, so the gradient is lost (plain "
                 "autograd refuses this too); make that operation out of place"
             )
 
@@ -96,81 +82,6 @@ class Call:
         if layout.repeat == 1:
             return form
         return lambda g: form(g).unflatten(0, (-1, layout.repeat)).sum(1)
-
-
-class Recorder(TorchFunctionMode):
-    """Notes the calls that involve `leaves`."""
-
-    def __init__(
-        self, leaves: dict[str, Tensor], functions: dict[str, Callable] = MappingProxyType({})
-    ):
-        super().__init__()
-        self.functions = functions  # name of a rule -> what a noted call calls
-        self.names = {id(leaf): name for name, leaf in leaves.items()}
-        self.differentiates = False  # whether the model itself takes derivatives
-        self.calls: list[Call] = []
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        rule = RULES.get(func)
-        if func in DERIVATIVES:
-            self.differentiates = True
-        if rule is None:
-            _refuse_noise(func, args, kwargs)
-            if self._unrolls(func, args):
-                with self:
-                    return UNROLLED[func](*args, **kwargs)
-            return func(*args, **kwargs)
-        arguments = rule.bind(args, kwargs)
-        if rule.name == "batch_norm" and arguments.get("training", False):
-            raise ModelStateError(
-                "batch_norm is called with training=True, so a sample's output depends on its "
-                "batch and no per-sample Jacobian exists; call model.eval() (and keep "
-                "track_running_stats=True)"
-            )
-        roles = {
-            role: self.names[id(arguments[role])]
-            for role in rule.roles
-            if id(arguments.get(role)) in self.names
-        }
-        wrapped = any(map(is_functorch_wrapped_tensor, filter(torch.is_tensor, arguments.values())))
-        half = torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")
-        refused = wrapped or half or not torch.is_grad_enabled()
-        if not roles or refused or not rule.serves(arguments):
-            return func(*args, **kwargs)
-        return self._note(func, rule, roles, arguments)
-
-    def _unrolls(self, func, args: tuple) -> bool:
-        """Whether a recurrent layer with requested parameters is to be seen step by step."""
-        if func not in UNROLLED or not torch.is_grad_enabled() or not is_plain(args):
-            return False
-        tensors = weights_of(args)
-        wrapped = any(map(is_functorch_wrapped_tensor, tensors))
-        return not wrapped and any(id(t) in self.names for t in tensors)
-
-    def _note(self, func, rule: Rule, roles: dict[str, str], arguments: dict[str, Any]) -> Tensor:
-        arguments.update({role: arguments[role].detach() for role in roles})
-        output = self.functions.get(rule.name, rule.function or func)(**arguments)
-        arguments["input"] = arguments["input"].detach()
-        first = not output.requires_grad
-        output.requires_grad_()
-        edge = get_gradient_edge(output)
-        version = arguments["input"]._version
-        self.calls.append(Call(rule, roles, arguments, output.shape, edge, version))
-        return output.clone() if first else output  # a leaf could not be written to in place
-
-
-def _refuse_noise(func, args: tuple, kwargs: dict) -> None:
-    """Random functions have no Jacobian: dropout and its kin in training mode."""
-    name = getattr(func, "__name__", "")
-    if name in STOCHASTIC:
-        training = kwargs.get("training", name != "rrelu")
-        p = kwargs.get("p", args[1] if len(args) > 1 else 0.5)
-        if training and p:
-            raise ModelStateError(
-                f"{name} is called with training=True, so two forward passes differ; "
-                "call model.eval()"
-            )
 
 
 def check_state(model: nn.Module) -> None:

@@ -9,11 +9,13 @@ from torch import Tensor, nn
 
 from entk import pages
 from entk.capture import Call, Layout, check_finite, forward, gradients, leaf_state
+from entk.derived import through
 from entk.errors import UnsupportedModelError
 from entk.factors import Factors, concatenate
 from entk.generic import generic_jacobian
 from entk.ops import products
 from entk.plan import Plan
+from entk.recorder import Recorder
 from entk.rules.base import plain_empty
 from entk.samples import Samples
 from entk.survey import Served, Survey
@@ -63,6 +65,7 @@ def capture_block(
         for i in range(len(calls)):
             g, column[i] = column[i], None  # goes as soon as it is used
             block.take(o, i, g)
+    _resolve(block.rows, found, recorder, leaves)
     return block.rows | block.pending() | _generic(model, state, found, x, total, plan)
 
 
@@ -77,12 +80,12 @@ class _Collected:
         self.maps: list[list] = [[] for _ in calls]  # (parameter, g -> its rows) of each call
         self.factors: dict[int, tuple[Served, str, bool]] = {}  # (parameter, role, to be rows)
         strategy = {c.name: c.strategy for c in plan.layers}
-        for s in found.served:
+        for s in (*found.served, *found.derived):
             for i, role in s.calls:
                 if role in calls[i].rule.rows:
                     self.maps[i].append((s, calls[i].rows(role, found.layouts[i])))
                 else:
-                    self.factors[i] = (s, role, strategy[s.name] == "rows")
+                    self.factors[i] = (s, role, strategy.get(s.name, "rows") == "rows")
 
     def take(self, o: int, i: int, g: Tensor | None) -> None:
         """The gradient of output o at call i; None: zero."""
@@ -101,7 +104,11 @@ class _Collected:
             start = o - o % depth
             factors = call.factors(role, layout, self.stacks[i][:, : o + 1 - start])
             tokens = len(call.arguments[role])
-            self._put(s, start, factors.rows(tokens) if factors.is_tokens else self.form(factors))
+            rows = factors.rows(tokens) if factors.is_tokens else self.form(factors)
+            if call.rule.transposed:
+                c, k = factors.g.shape[3], factors.a.shape[2]
+                rows = rows.unflatten(2, (c, k)).mT.flatten(2)
+            self._put(s, start, rows)
             if o == self.found.outputs - 1:
                 del self.stacks[i]
 
@@ -124,6 +131,19 @@ class _Collected:
                     (call, role, self.found.layouts[i], self.stacks[i])
                 )
         return {name: Pending(tuple(each)) for name, each in uses.items()}
+
+
+def _resolve(
+    rows: dict[str, Tensor], found: Survey, recorder: Recorder, leaves: dict[str, Tensor]
+) -> None:
+    """In place: rows of derived tensors become rows of the parameters that they come from."""
+    for derived in found.derived:
+        origin, names = recorder.origins[derived.name]
+        outer = rows.pop(derived.name)
+        for name, part in zip(
+            names, through(origin, [leaves[n] for n in names], outer), strict=True
+        ):
+            rows[name] = rows[name] + part if name in rows else part
 
 
 def _check_forward(y: Tensor, calls: list[Call], found: Survey, n: int) -> None:

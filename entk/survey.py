@@ -9,12 +9,13 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
-from entk.capture import Call, Layout, Recorder, check_finite, forward, gradients, leaf_state
-from entk.errors import UnsupportedModelError
+from entk.capture import Layout, leaf_state
+from entk.factors import Factors
 from entk.generic import choose_method
-from entk.ops import choose_backend, products
+from entk.layouts import find_layouts
 from entk.rates import Timing
-from entk.samples import Samples, named_tensors
+from entk.recorder import Decision, Look, Recorder, look
+from entk.samples import Samples
 from entk.soundness import check_checkpoints, check_independence
 
 SEVERAL = 8  # samples, spread over the data, on which layouts and independence are tested
@@ -37,6 +38,7 @@ class Served:
     vocabulary: int = 0  # V of a weight whose input is tokens
 
     inputs: int = 0  # elements of a sample at the inputs of the calls
+    sources: tuple[str, ...] = ()  # derived tensors that it also comes in by
 
     @property
     def patch(self) -> int:
@@ -60,11 +62,14 @@ class Survey:
     activations: int = 0  # bytes that one sample keeps alive for the backward pass
     call_outputs: tuple[int, ...] = ()  # elements at the output of each noted call, one sample
     covered: frozenset[str] = frozenset()
+    derived: tuple[Served, ...] = ()  # tensors that the model computes from its parameters
+    decisions: tuple[Decision, ...] = ()
     writes_parameters: bool = False  # the forward pass itself does
     timing: Timing = field(default_factory=Timing)
 
     def recorder(self, leaves: dict[str, Tensor], functions: dict[str, Callable]) -> Recorder:
-        return Recorder({n: leaves[n] for n in leaves if n in self.covered}, functions)
+        covered = {n: leaves[n] for n in leaves if n in self.covered}
+        return Recorder(covered, functions, self.decisions)
 
 
 def survey(model: nn.Module, x: Tensor | Samples, names: tuple[str, ...], total: bool) -> Survey:
@@ -77,26 +82,34 @@ def survey(model: nn.Module, x: Tensor | Samples, names: tuple[str, ...], total:
     several = several if len(several) > 1 else x[[0, 0]]
     one = several[:1]
     refused: dict[str, str] = {}
-    while True:  # each round either ends or takes a parameter out
+    forbidden: dict[int, tuple[str, ...]] = {}  # place of a call that is no use of data
+    while True:  # each round either ends or takes a parameter or a call out
         leaves, state = leaf_state(model, names, copy=True)
         versions = {name: t._version for name, t in state.items()}
         covered = {n: leaf for n, leaf in leaves.items() if n not in refused}
-        single = _look(model, state, covered, one)
-        batch = _look(model, state, covered, several)
+        batch = look(model, state, covered, several, forbidden=frozenset(forbidden))
+        single = look(model, state, covered, one, batch.recorder.decisions)
         check_independence(model, state, several, batch.y, single.y)
         start = time.perf_counter()
-        layouts, found = _layouts(single.calls, batch)
+        layouts, found, wrong = find_layouts(single, batch)
         backward = (time.perf_counter() - start) / 2  # two outputs were followed
-        found |= _uncovered(single.y, covered)
-        if single.differentiates:
+        forbidden |= wrong
+        if not wrong:
+            found |= _uncovered(single.y, covered, forbidden)
+        if single.recorder.differentiates:
             found |= dict.fromkeys(covered, "the model takes derivatives of its own")
-        if not found:
+        if not found and not wrong:
             break
         refused |= found
     direct = _reached(single.y, {n: leaf for n, leaf in leaves.items() if n in refused})
+    origins = single.recorder.origins
     served = tuple(
         _serve(name, leaves[name], single, layouts, refused.get(name), name in direct)
         for name in names
+    )
+    derived = tuple(
+        replace(_serve(name, t, single, layouts, None, False), kind="rows")
+        for name, (t, _) in origins.items()
     )
     if any(s.kind == "unused" for s in served):
         check_checkpoints(single.y)
@@ -108,6 +121,8 @@ def survey(model: nn.Module, x: Tensor | Samples, names: tuple[str, ...], total:
         activations=single.activations,
         call_outputs=tuple(c.output_shape.numel() for c in single.calls),
         covered=frozenset(covered),
+        derived=derived,
+        decisions=tuple(batch.recorder.decisions),
         timing=Timing(
             single.seconds,
             batch.seconds,
@@ -117,100 +132,6 @@ def survey(model: nn.Module, x: Tensor | Samples, names: tuple[str, ...], total:
         ),
         writes_parameters=any(state[n]._version != v for n, v in versions.items() if n in leaves),
     )
-
-
-@dataclass
-class _Look:
-    """One recorded forward pass."""
-
-    y: Tensor
-    calls: list[Call]
-    activations: int
-    differentiates: bool
-    seconds: float
-
-
-def _look(model, state, covered, x) -> _Look:
-    like = next(iter(state.values()))
-    backend = choose_backend("auto", like.device, like.dtype)
-    recorder = Recorder(covered, products(backend, "ieee").functions)
-    kept: dict[int, int] = {}
-
-    def note(t: Tensor) -> Tensor:
-        kept[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
-        return t.detach()  # an output that its own node kept would keep the graph for ever
-
-    start = time.perf_counter()
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
-        with recorder:
-            y = forward(model, state, x)
-    seconds = time.perf_counter() - start
-    check_finite(y)
-    for call in recorder.calls:
-        call.check_input()
-        note(call.arguments["input"])
-    for t in (*named_tensors(x, "x").values(), *state.values()):
-        kept.pop(t.untyped_storage().data_ptr(), None)
-    return _Look(y, recorder.calls, sum(kept.values()), recorder.differentiates, seconds)
-
-
-def _layouts(calls: list[Call], batch: _Look) -> tuple[list[Layout], dict[str, str]]:
-    """The layout of each call, and the parameters that have one which cannot be told."""
-    if [c.signature for c in calls] != [c.signature for c in batch.calls]:
-        reason = "the calls depend on the number of samples"
-        return [], {name: reason for c in calls for name in c.parameters.values()}
-    weights = torch.arange(1, len(batch.y) + 1, dtype=batch.y.dtype, device=batch.y.device)
-    layouts, refused = [], {}
-    for call, several, pair in zip(
-        calls, batch.calls, _weighted_gradients(batch, weights), strict=True
-    ):
-        layout = _layout(call, several, pair, weights)
-        layouts.append(layout)
-        if layout is None:
-            reason = "no axis of its input holds the samples"
-            refused |= dict.fromkeys(call.parameters.values(), reason)
-    return layouts, refused
-
-
-def _weighted_gradients(batch: _Look, weights: Tensor) -> list[tuple[Tensor | None, ...]]:
-    """At each call the gradients of all samples' outputs, and of those times `weights`."""
-    generator = torch.Generator().manual_seed(0)
-    mix = torch.rand(batch.y.shape[1], generator=generator, dtype=torch.float64) + 0.5
-    y = batch.y @ mix.to(batch.y)
-    both = torch.stack([y.sum(), y @ weights])[None]
-    return list(zip(*gradients(both, batch.calls), strict=True))
-
-
-def _layout(
-    call: Call, several: Call, pair: tuple[Tensor | None, ...], weights: Tensor
-) -> Layout | None:
-    """Where samples lie: along the axis that grew, and where sample n's gradient grows n-fold."""
-    count = len(weights)
-    one, many = call.arguments["input"].shape, several.arguments["input"].shape
-    axes = [i for i, (a, b) in enumerate(zip(one, many, strict=False)) if a != b]
-    if len(one) != len(many) or len(axes) != 1 or many[axes[0]] != count * one[axes[0]]:
-        return None
-    axis = axes[0]
-    if call.rule.batch_first and axis != 0:
-        return None
-    if several.output_shape[axis] != count * call.output_shape[axis]:
-        return None
-    repeat = one[axis]
-    if pair[0] is None:  # does not reach the output; any layout gives the zeros it contributes
-        return Layout(axis)
-    for together in (True, False):
-        layout = Layout(axis, repeat, together)
-        plain, weighted = (layout.samples_first(g).reshape(count, -1) for g in pair)
-        expected = plain * weights[:, None]
-        if (weighted - expected).norm() <= torch.finfo(plain.dtype).eps ** 0.5 * weighted.norm():
-            return layout if repeat == 1 or plain.any() else None
-        if repeat == 1:
-            raise UnsupportedModelError(
-                f"the output of one sample depends on another at {call.rule.name} "
-                f"({', '.join(call.parameters.values())}): the model mixes the samples of a "
-                "batch, so no per-sample Jacobian exists"
-            )
-    return None
 
 
 def _reached(y: Tensor, leaves: dict[str, Tensor]) -> set[str]:
@@ -223,14 +144,20 @@ def _reached(y: Tensor, leaves: dict[str, Tensor]) -> set[str]:
     return {name for name, g in zip(leaves, found, strict=True) if g is not None}
 
 
-def _uncovered(y: Tensor, covered: dict[str, Tensor]) -> dict[str, str]:
-    return dict.fromkeys(_reached(y, covered), "used outside the functions that have a rule")
+def _uncovered(
+    y: Tensor, covered: dict[str, Tensor], forbidden: dict[int, tuple[str, ...]]
+) -> dict[str, str]:
+    """Parameters with a use that no rule covers, and why."""
+    alone = {leaf for leaves in forbidden.values() for leaf in leaves}
+    reasons = {True: "no axis of its input holds the samples"}
+    plain = "used outside the functions that have a rule"
+    return {name: reasons.get(name in alone, plain) for name in _reached(y, covered)}
 
 
 def _serve(
     name: str,
     leaf: Tensor,
-    look: _Look,
+    look: Look,
     layouts: list[Layout],
     reason: str | None,
     direct: bool,
@@ -244,8 +171,15 @@ def _serve(
         for role, used in call.parameters.items()
         if used == name
     )
-    if not calls:
+    origins = look.recorder.origins
+    sources = tuple(n for n, (t, leaves) in origins.items() if name in leaves and t is not leaf)
+    if not calls and not sources:
         return Served(name, leaf.numel(), "none", "unused", note="not used in the forward pass")
+    if sources:
+        through = [c.rule.name for c in look.calls for n in c.parameters.values() if n in sources]
+        label = "+".join(dict.fromkeys([*through, *(look.calls[i].rule.name for i, _ in calls)]))
+        note = "by a tensor that is computed from it"
+        return Served(name, leaf.numel(), label, "rows", calls, note, sources=sources)
     used = [look.calls[i] for i, _ in calls]
     label = "+".join(dict.fromkeys(call.rule.name for call in used))
     rows = Served(name, leaf.numel(), label, "rows", calls)
@@ -256,7 +190,7 @@ def _serve(
         for call, (i, role) in zip(used, calls, strict=True)
     ]
     forms = {
-        (p.is_tokens, *(() if p.is_tokens else p.a.shape[1:3]), *p.g.shape[2:4]) for p in parts
+        (p.is_tokens, call.rule.transposed, *_form(p)) for p, call in zip(parts, used, strict=True)
     }
     if len(forms) > 1:  # a weight tied across kinds of layer
         return rows
@@ -271,6 +205,10 @@ def _serve(
         inputs=sum(call.arguments["input"].numel() for call in used),
         vocabulary=leaf.shape[0] if tokens else 0,
     )
+
+
+def _form(p: Factors) -> tuple[int, ...]:
+    return (*(() if p.is_tokens else p.a.shape[1:3]), *p.g.shape[2:4])
 
 
 def _with_method(served: tuple[Served, ...], model, state, x) -> tuple[Served, ...]:

@@ -17,8 +17,10 @@ LONGEST = 300
 FLOORS = (
     ("errors", "factors", "pages", "progress"),
     ("ops", "rules", "samples"),
-    ("inputs", "models"),
+    ("derived", "inputs", "models"),
     ("backends", "capture", "precision"),
+    ("recorder",),
+    ("layouts",),
     ("generic", "linearize", "rates", "soundness"),
     ("survey",),
     ("plan",),

@@ -33,6 +33,9 @@ class Rule:
     )
     rows: dict[str, Callable[[Arguments, Tensor], Rows]] = field(default_factory=dict)
     serves: Callable[[Arguments], bool] = lambda arguments: True
+    needs_input: tuple[str, ...] = ("weight",)  # roles whose rows depend on the call's input
+    commutes: bool = False  # "input" and "other" can change places
+    transposed: bool = False  # the parameter lies as [K, C] where factors give [C, K]
     batch_first: bool = False  # only axis 0 of the input can hold the samples
     function: Callable | None = None  # called by name in place of one that takes no names
 

@@ -1,4 +1,4 @@
-"""Convolutions in 1, 2 and 3 dimensions; stride, padding, dilation and groups as PyTorch has them.
+"""Convolutions and transposed ones in 1, 2 and 3 dimensions, with all options PyTorch has.
 
 `padding_mode` other than zeros needs nothing here: nn.ConvNd pads with F.pad and then calls the
 function without padding, so the padded tensor is the input that a rule sees.
@@ -11,7 +11,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from entk.factors import Factors
-from entk.rules.base import Arguments, Empty, Rows, Rule, over_positions, register
+from entk.rules.base import (
+    Arguments,
+    Empty,
+    Rows,
+    Rule,
+    over_positions,
+    plain_empty,
+    register,
+)
 
 
 def _tuple(value: int | tuple[int, ...], dims: int) -> tuple[int, ...]:
@@ -63,6 +71,44 @@ def bias(arguments: Arguments, x: Tensor) -> Rows:
     return over_positions
 
 
+def transposed_weight(arguments: Arguments, x: Tensor) -> Rows:
+    """J[n,o,i,c,k] = sum_t x[n,i,t] g[n,o,c, where tap k of input position t lands]."""
+    w, groups = arguments["weight"], arguments.get("groups", 1)
+    kernel = w.shape[2:]
+    step, pad, dilation = (
+        _tuple(arguments.get(key, default), len(kernel))
+        for key, default in (("stride", 1), ("padding", 0), ("dilation", 1))
+    )
+    reading = {"weight": w, "stride": step, "dilation": dilation, "groups": groups}
+    left = x.reshape(len(x), groups, x.shape[1] // groups, -1)
+
+    def rows(g: Tensor) -> Tensor:
+        pads: list[int] = []
+        for axis in reversed(range(len(kernel))):
+            reach = (x.shape[2 + axis] - 1) * step[axis] + dilation[axis] * (kernel[axis] - 1) + 1
+            pads += [pad[axis], reach - pad[axis] - g.shape[3 + axis]]
+        right = patches(reading, F.pad(g.flatten(0, 1), pads), plain_empty)
+        right = right.unflatten(0, g.shape[:2])  # [N, O, G, C/G * kernel, T]
+        return torch.einsum("ngit,nogkt->nogik", left, right).flatten(2)
+
+    return rows
+
+
+register(
+    Rule(
+        "conv_transpose",
+        (
+            *("input", "weight", "bias", "stride", "padding"),
+            *("output_padding", "groups", "dilation"),
+        ),
+        rows={"weight": transposed_weight, "bias": bias},
+        serves=lambda arguments: arguments["input"].dim() == arguments["weight"].dim(),
+        batch_first=True,
+    ),
+    F.conv_transpose1d,
+    F.conv_transpose2d,
+    F.conv_transpose3d,
+)
 register(
     Rule(
         "conv",

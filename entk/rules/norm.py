@@ -97,6 +97,18 @@ register(
 )
 register(
     Rule(
+        "instance_norm",
+        (
+            *("input", "running_mean", "running_var", "weight", "bias"),
+            *("use_input_stats", "momentum", "eps"),
+        ),
+        rows=_by_channel(_normalised(F.instance_norm, _AFFINE)),
+        batch_first=True,
+    ),
+    F.instance_norm,
+)
+register(
+    Rule(
         "layer_norm",
         ("input", "normalized_shape", "weight", "bias", "eps"),
         rows=_by_trailing_shape(_normalised(F.layer_norm, _AFFINE)),

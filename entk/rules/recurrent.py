@@ -96,12 +96,6 @@ UNROLLED: dict[Callable, Callable] = {
 }
 
 
-def weights_of(args: tuple) -> list[Tensor]:
-    """All tensors among a fused function's arguments, those in its lists too."""
-    flat = [a for arg in args for a in (arg if isinstance(arg, tuple | list) else (arg,))]
-    return [a for a in flat if isinstance(a, Tensor)]
-
-
 def is_plain(args: tuple) -> bool:
     """Packed sequences pass their batch sizes in second place, for which there is nothing here."""
     second = args[1] if len(args) > 1 else None

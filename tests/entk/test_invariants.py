@@ -8,8 +8,9 @@ import pytest
 import torch
 
 import entk
-from entk.assemble import WHOLE, Engine, prepare
+from entk.assemble import WHOLE, Engine
 from entk.factors import OUTPUTS
+from entk.request import prepare
 from tests import tolerance
 from tests.cases import CASES
 
@@ -33,14 +34,12 @@ def test_blocks_agree_within_rounding(outputs, dtype):
 def test_order_of_tiles_changes_no_bit(name, outputs):
     model, x, _ = BY_NAME[name].make(torch.float32)
     plan = entk.plan_ntk(model, x, outputs=outputs, block=2)
-    _, found = prepare(model, x, None, outputs, None)
-    straight = {
-        (i, j): t[WHOLE] for i, j, t in Engine(model, found, plan).tiles(x, None, plan.tiles())
-    }
+    engine = Engine(prepare(model, x, None, outputs, None), plan)
+    straight = {(i, j): t[WHOLE] for i, j, t in engine.tiles(plan.tiles())}
     order = list(plan.tiles())
     random.Random(0).shuffle(order)
     for few in (order[:3], order[3:], order[:1]):
-        for i, j, tile in Engine(model, found, plan).tiles(x, None, few):
+        for i, j, tile in engine.tiles(few):
             assert torch.equal(tile[WHOLE], straight[i, j])
 
 

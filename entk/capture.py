@@ -103,13 +103,17 @@ def check_state(model: nn.Module) -> None:
 
 
 def forward(
-    model: nn.Module, state: dict[str, Tensor], x: Tensor | Samples, total: bool = False
+    model: nn.Module,
+    state: dict[str, Tensor],
+    x: Tensor | Samples,
+    total: bool = False,
+    traced: bool = False,
 ) -> Tensor:
     """Outputs [N, O] of the model with `state` in place of its parameters and buffers.
 
     `total` sums them to [N, 1]. The caller's model and samples are left as they were.
     """
-    y = output_tensor(functional_call(model, state, *call_arguments(x)))
+    y = output_tensor(functional_call(model, state, *call_arguments(x, traced)))
     if y.dim() == 0 or y.shape[0] != len(x):
         raise InputError(
             f"the model returned shape {tuple(y.shape)} for {len(x)} samples, expected "

@@ -193,6 +193,17 @@ class Look:
 
 
 def look(model, state, covered, x, decisions=None, forbidden: frozenset[int] = frozenset()) -> Look:
+    """Without `decisions` they are made, for which the samples are traced where the model lets."""
+    if decisions is None:
+        try:
+            return _look(model, state, covered, x, None, forbidden, traced=True)
+        except RuntimeError as error:
+            if "requires grad" not in str(error):  # as Tensor.numpy() says
+                raise
+    return _look(model, state, covered, x, decisions, forbidden, traced=False)
+
+
+def _look(model, state, covered, x, decisions, forbidden, traced: bool) -> Look:
     like = next(iter(state.values()))
     backend = choose_backend("auto", like.device, like.dtype)
     functions = products(backend, "ieee").functions
@@ -200,13 +211,14 @@ def look(model, state, covered, x, decisions=None, forbidden: frozenset[int] = f
     kept: dict[int, int] = {}
 
     def note(t: Tensor) -> Tensor:
-        kept[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
+        if not is_functorch_wrapped_tensor(t):
+            kept[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
         return t.detach()  # an output that its own node kept would keep the graph for ever
 
     start = time.perf_counter()
     with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
         with recorder:
-            y = forward(model, state, x)
+            y = forward(model, state, x, traced=traced)
     seconds = time.perf_counter() - start
     check_finite(y)
     for call in recorder.calls:

@@ -89,11 +89,17 @@ def map_tensors(x: Tensor | Samples, function: Callable[[Tensor], Tensor]) -> Te
     return function(x) if isinstance(x, Tensor) else x.map(function)
 
 
-def call_arguments(x: Tensor | Samples) -> tuple[tuple, dict]:
-    """(positional, keyword) arguments, copied: a model may write into them."""
-    if isinstance(x, Tensor):
-        return (x.clone(),), {}
-    return x.map(Tensor.clone).arguments()
+def call_arguments(x: Tensor | Samples, traced: bool = False) -> tuple[tuple, dict]:
+    """(positional, keyword) arguments, copied: a model may write into them.
+
+    `traced`: what is computed from them shows in the graph.
+    """
+
+    def copied(t: Tensor) -> Tensor:
+        trace = traced and t.is_floating_point()
+        return t.detach().requires_grad_().clone() if trace else t.clone()
+
+    return ((copied(x),), {}) if isinstance(x, Tensor) else x.map(copied).arguments()
 
 
 def check_select(select: Select | None) -> None:

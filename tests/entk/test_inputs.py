@@ -51,7 +51,7 @@ REFUSED = {
     "dtypes": (mlp(), X.double(), {}, entk.InputError, "x is torch.float64 but the model's parameters are torch.float32"),
     "array": (mlp(), X.numpy(), {}, entk.InputError, "x is ndarray, expected a tensor"),
     "not_a_module": (lambda x: x, X, {}, entk.InputError, "model is function"),
-    "reduced": (REDUCED, X, {}, entk.InputError, r"returned shape \(2,\) for 1 samples"),
+    "reduced": (REDUCED, X, {}, entk.InputError, r"returned shape \(2,\) for 3 samples"),
     "integers": (CLASSES, X, {}, entk.InputError, "torch.int64, expected floating-point"),
     "other_shape": (mlp(), X, {"z": torch.randn(2, 5)}, entk.InputError, r"samples of shape \(5,\)"),
     "unknown_mode": (mlp(), X, {"outputs": "logits"}, entk.InputError, "outputs='logits', expected one of"),
@@ -60,7 +60,7 @@ REFUSED = {
     "backend_unavailable": (mlp(), X, {"backend": "triton"}, entk.BackendUnavailableError, "backend='triton' cannot serve: "),
     "memory_text": (mlp(), X, {"memory": "much"}, entk.InputError, "memory='much'"),
     "memory_small": (mlp(), X, {"memory": 100}, entk.InputError, "too small: tiles of 1 samples need about"),
-    "nan": (broken(mlp()), X, {}, entk.InputError, "not finite for 1 of 1 samples"),
+    "nan": (broken(mlp()), X, {}, entk.InputError, "not finite for 3 of 3 samples"),
     "branches": (BRANCHES, torch.cat([X, 200 + X]), {}, entk.UnsupportedModelError, "depend on what else is in its batch"),
     "input_overwritten": (OVERWRITE, X, {}, entk.UnsupportedModelError, "overwrites the input of linear"),
 }  # fmt: skip

@@ -111,7 +111,7 @@ def test_refused(name):
 
 
 def test_strict():
-    model = fn(lambda s, x: s.f(x) * s.scale.exp(), f=of(nn.Linear, 4, 2), scale=raw(1))()
+    model = fn(lambda s, x: s.f(x) / s.scale.exp(), f=of(nn.Linear, 4, 2), scale=raw(1))()
     x = torch.randn(N, 4)
     entk.plan_ntk(model, x, strict=True, params=["f.weight", "f.bias"])
     with pytest.raises(

@@ -10,7 +10,7 @@ import entk
 from entk import rates
 from entk.ops import native
 from entk.plan import Plan, parse_bytes
-from tests.cases import CASES
+from tests.cases import CASES, fn, of, raw
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
@@ -30,9 +30,10 @@ def rules(name: str) -> dict[str, tuple[str, str]]:
 def test_fallback_and_unused_are_announced():
     assert rules("lstm")["rnn.weight_ih_l0"][0] == "linear"  # unrolled
     assert rules("bilinear")["f.weight"][0].startswith("torch.func")
-    assert rules("raw_matmul")["w"] == ("torch.func (vmap)", "rows")
-    assert rules("rule_and_raw")["f.weight"][0].startswith("torch.func")
+    assert rules("raw_matmul")["w"] == ("matmul", "pairs")
+    assert rules("rule_and_raw")["f.weight"] == ("matmul+linear", "rows")
     assert rules("rule_and_raw")["f.bias"][0] == "linear"
+    assert rules("weight_norm")["0.parametrizations.weight.original0"] == ("linear", "rows")
     assert rules("unused")["b.weight"] == ("none", "none")
     assert rules("gpt_tied")["embedding.weight"] == ("embedding+linear", "rows")
     assert rules("conv_twice")["f.weight"][0] == "conv"
@@ -40,7 +41,10 @@ def test_fallback_and_unused_are_announced():
 
 def test_vmap_is_not_trusted_where_it_is_wrong():
     """torch's batching rule of prelu's backward pass gives wrong numbers without an error."""
-    assert rules("prelu")["1.weight"][0] == "torch.func (loop)"
+    shift = fn(lambda s, x: s.p(torch.einsum("ni,ij->nj", x, s.w)), w=raw(4, 5), p=of(nn.PReLU, 5))
+    model = shift().eval()
+    plan = entk.plan_ntk(model, torch.randn(5, 4))
+    assert {c.name: c.rule for c in plan.layers} == {"w": "torch.func (loop)", "p.weight": "prelu"}
 
 
 def test_the_planner_takes_the_cheaper_strategy():

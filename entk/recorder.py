@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -99,9 +100,6 @@ class Recorder(TorchFunctionMode):
 
     def _roles(self, rule: Rule, arguments: dict[str, Any]) -> dict[str, str]:
         """{role: name of a parameter or of a derived tensor}; operands change places if need be."""
-        candidates = [arguments.get(r) for r in (*rule.roles, "input" if rule.commutes else "")]
-        if not any(isinstance(t, Tensor) and t.requires_grad for t in candidates):
-            return {}
         place = len(self.decisions)
         if self.given is None:
             decision = self._decide(rule, arguments) if place not in self.forbidden else Decision()
@@ -211,7 +209,7 @@ def _look(model, state, covered, x, decisions, forbidden, traced: bool) -> Look:
     kept: dict[int, int] = {}
 
     def note(t: Tensor) -> Tensor:
-        if not is_functorch_wrapped_tensor(t):
+        with suppress(RuntimeError):  # inside the model's own transforms there is no storage
             kept[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
         return t.detach()  # an output that its own node kept would keep the graph for ever
 

@@ -41,6 +41,8 @@ REFUSED = {
     "batchnorm_training": (BN, X, {}, entk.ModelStateError, r"layer '1' \(BatchNorm1d\).*eval\(\)"),
     "batchnorm_batch_statistics": (NO_STATISTICS, X, {}, entk.ModelStateError, "track_running_stats=False"),
     "dropout_training": (nn.Sequential(nn.Linear(4, 2), nn.Dropout()), X, {}, entk.ModelStateError, "layer '1' .*training mode"),
+    "attention_dropout_training": (nn.MultiheadAttention(4, 2, 0.5).train(), X, {}, entk.ModelStateError, r"\(MultiheadAttention\) is in training mode"),
+    "recurrent_dropout_training": (nn.GRU(4, 3, 2, dropout=0.5).train(), X, {}, entk.ModelStateError, r"\(GRU\) is in training mode"),
     "functional_dropout": (NOISY, X, {}, entk.ModelStateError, "dropout is called with training=True"),
     "samples_mixed_before": (LATE_MIX, X, {}, entk.UnsupportedModelError, "mixes the samples"),
     "no_parameters": (nn.Tanh(), X, {}, entk.InputError, "no trainable parameter"),

@@ -1,8 +1,7 @@
 """The layer settings of BackPACK's first-order tests, written anew with its shapes.
 
-After test/extensions/firstorder/firstorder_settings.py, test/extensions/firstorder/batch_grad and
-test/extensions/automated_settings.py of BackPACK (github.com/f-dangel/backpack, MIT). It sums a
-loss over samples; here each output of each sample has its own gradient.
+After test/extensions/firstorder/firstorder_settings.py of BackPACK (github.com/f-dangel/backpack,
+MIT). It takes gradients of a loss; here each output of each sample has its own.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The networks of NNGeometry's tests, written anew, and what its source made us look at.
 
-After tests/tasks.py and nngeometry/layers.py of NNGeometry (github.com/tfjgeorge/nngeometry, MIT):
-normalised, transposed and segmenting networks, subsets of layers. The second table holds what its
+After tests/tasks.py of NNGeometry (github.com/tfjgeorge/nngeometry, MIT): normalised, transposed
+and segmenting networks, subsets of layers. The second table holds what its
 Gram matrix, by reading, gets wrong: a module used twice, double precision, groups, padding modes.
 """
 

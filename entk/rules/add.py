@@ -28,8 +28,8 @@ def other(arguments: Arguments, x: Tensor) -> Rows:
     """Sum g [N, O, ...] over the axes along which p was broadcast."""
     shape = arguments["other"].shape
     padded = (1,) * (x.dim() - len(shape)) + tuple(shape)  # p as the input's axes have it
-    axes = [1 + i for i in range(1, x.dim()) if padded[i] == 1 and x.shape[i] > 1]
-    return lambda g: (g.sum(axes) if axes else g).flatten(2)
+    axes = [1 + i for i in range(1, x.dim()) if padded[i] == 1 and x.shape[i] != 1]
+    return lambda g: (g.sum(axes) if axes else g).reshape(*g.shape[:2], shape.numel())
 
 
 def serves(arguments: Arguments) -> bool:

@@ -215,6 +215,8 @@ def forward(model: nn.Module, state: dict[str, Tensor], x: Tensor, total: bool =
         )
     if not y.is_floating_point():
         raise InputError(f"the model returned {y.dtype}, expected floating-point outputs")
+    if y.numel() == 0:
+        raise InputError(f"the model returned shape {tuple(y.shape)}, expected at least one output")
     y = y.reshape(len(x), -1)
     return y.sum(1, keepdim=True) if total else y
 

@@ -56,6 +56,7 @@ REFUSED = {
     "not_a_module": (lambda x: x, X, {}, entk.InputError, "model is function"),
     "two_outputs": (PAIR, X, {}, entk.InputError, "the model returned tuple"),
     "reduced": (REDUCED, X, {}, entk.InputError, r"returned shape \(2,\) for 1 samples"),
+    "no_outputs": (nn.Linear(4, 0).eval(), X, {}, entk.InputError, r"returned shape \(1, 0\), expected at least one output"),
     "integers": (CLASSES, X, {}, entk.InputError, "torch.int64, expected floating-point"),
     "other_shape": (mlp(), X, {"z": torch.randn(2, 5)}, entk.InputError, r"samples of shape \(5,\)"),
     "unknown_mode": (mlp(), X, {"outputs": "logits"}, entk.InputError, "outputs='logits', expected one of"),

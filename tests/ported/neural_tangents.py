@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import entk
-from tests.cases import Fn, of, seq, settled
+from tests.cases import Fn, fn, of, raw, seq, settled
 from tests.ported.case import Ported, Refused, size
 
 
@@ -111,6 +111,20 @@ NETWORKS = [
 ]  # fmt: skip
 
 
+# the empty and scalar parameters of layers that have rules, where the formulas above have none
+LAYERS = [
+    Ported("a_layer_of_no_units", seq(of(nn.Linear, 4, 0), nn.ReLU, of(nn.Linear, 0, 3)), (4,)),
+    Ported("a_layer_of_no_inputs", of(nn.Linear, 0, 3), (0,)),
+    Ported("an_embedding_of_no_width", seq(of(nn.Embedding, 3, 0), nn.Flatten, of(nn.Linear, 0, 2)), (4,), tokens=3),
+    Ported("a_layer_at_no_position", fn(lambda s, x: s.g(s.f(x[:, :0]).sum(1) + x[:, 0]), f=of(nn.Linear, 3, 3), g=of(nn.Linear, 3, 2)), (2, 3)),
+    Ported("an_embedding_of_no_tokens", fn(lambda s, x: s.f(s.e(x[:, :0].long()).sum(1) + x[:, :3]), e=of(nn.Embedding, 4, 3), f=of(nn.Linear, 3, 2)), (5,)),
+    Ported("a_scalar_added_to_a_matrix", fn(lambda s, x: (s.f(x) + s.p).tanh(), f=of(nn.Linear, 4, 3), p=lambda: nn.Parameter(torch.tensor(1.5))), (2, 4)),
+    Ported("a_scalar_added_to_a_scalar", fn(lambda s, x: s.p + s.f(x)[:, 0], f=of(nn.Linear, 4, 2), p=lambda: nn.Parameter(torch.tensor(1.5))), (4,)),
+    Ported("one_number_added_twice", fn(lambda s, x: (x + s.p).tanh() + s.p, p=raw(1)), (4,)),
+    Ported("one_row_added", fn(lambda s, x: (s.f(x) + s.p).tanh(), f=of(nn.Linear, 4, 3), p=raw(1, 1)), (2, 4)),
+]  # fmt: skip
+
+
 class Mixer(nn.Module):
     """One block that mixes over tokens, then over channels; T = 4, width 4."""
 
@@ -149,6 +163,7 @@ CASES = [
     *(Ported(f"formula_{k}", of(Formula, f, *SQUARE), (2, 2), n=2, m=2, **ROWS) for k, f in FORMULAS.items()),
     *(Ported(f"shapes_{k}", of(Formula, f, *p), x, n=2, m=2, **ROWS) for k, (f, p, x) in SHAPES.items()),
     *NETWORKS,
+    *LAYERS,
 ]  # fmt: skip
 
 PYTREES = [

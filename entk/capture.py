@@ -98,8 +98,17 @@ def check_state(model: nn.Module) -> None:
                     "eval mode, so samples depend on one another; track running statistics or "
                     "use GroupNorm"
                 )
-        elif isinstance(module, nn.modules.dropout._DropoutNd) and module.training and module.p:
+        elif module.training and _drops(module):
             raise ModelStateError(f"{where} is in training mode; call model.eval()")
+
+
+def _drops(module: nn.Module) -> bool:
+    """Whether it is a dropout, or has one inside that is no module of its own."""
+    if isinstance(module, nn.modules.dropout._DropoutNd):
+        return module.p > 0
+    if isinstance(module, nn.RNNBase):
+        return module.dropout > 0 and module.num_layers > 1
+    return isinstance(module, nn.MultiheadAttention) and module.dropout > 0
 
 
 def forward(
@@ -121,6 +130,8 @@ def forward(
         )
     if not y.is_floating_point():
         raise InputError(f"the model returned {y.dtype}, expected floating-point outputs")
+    if y.numel() == 0:
+        raise InputError(f"the model returned shape {tuple(y.shape)}, expected at least one output")
     y = y.reshape(len(x), -1)
     return y.sum(1, keepdim=True) if total else y
 

@@ -162,6 +162,8 @@ def _serve(
     reason: str | None,
     direct: bool,
 ) -> Served:
+    if leaf.numel() == 0:
+        return Served(name, 0, "none", "unused", note="has no entries")
     if reason is not None:
         kind = "generic" if direct else "unused"
         return Served(name, leaf.numel(), "torch.func" if direct else "none", kind, note=reason)
@@ -195,13 +197,16 @@ def _serve(
     if len(forms) > 1:  # a weight tied across kinds of layer
         return rows
     (_, _, groups, c, _), tokens = parts[0].g.shape, parts[0].is_tokens
+    t = sum(p.g.shape[-1] for p in parts)
+    if t == 0:  # a sequence of no tokens
+        return Served(name, leaf.numel(), "none", "unused", note="called at no position")
     return replace(
         rows,
         kind="factors",
         groups=groups,
         k=0 if tokens else parts[0].a.shape[2],
         c=c,
-        t=sum(p.g.shape[-1] for p in parts),
+        t=t,
         inputs=sum(call.arguments["input"].numel() for call in used),
         vocabulary=leaf.shape[0] if tokens else 0,
     )

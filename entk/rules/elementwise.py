@@ -15,17 +15,18 @@ def _broadcast(arguments: Arguments, x: Tensor) -> list[int]:
     """Axes of g [N, O, ...] along which p was broadcast, in the shape of x."""
     shape = arguments["other"].shape
     padded = (1,) * (x.dim() - len(shape)) + tuple(shape)  # p as the input's axes have it
-    return [1 + i for i in range(1, x.dim()) if padded[i] == 1 and x.shape[i] > 1]
+    return [1 + i for i in range(1, x.dim()) if padded[i] == 1 and x.shape[i] != 1]
 
 
 def added(arguments: Arguments, x: Tensor) -> Rows:
-    axes = _broadcast(arguments, x)
-    return lambda g: (g.sum(axes) if axes else g).reshape(*g.shape[:2], -1)
+    axes, size = _broadcast(arguments, x), arguments["other"].numel()
+    return lambda g: (g.sum(axes) if axes else g).reshape(*g.shape[:2], size)
 
 
 def multiplied(arguments: Arguments, x: Tensor) -> Rows:
-    axes, factor = _broadcast(arguments, x), x[:, None]
-    return lambda g: ((g * factor).sum(axes) if axes else g * factor).reshape(*g.shape[:2], -1)
+    axes, size = _broadcast(arguments, x), arguments["other"].numel()
+    factor = x[:, None]
+    return lambda g: ((g * factor).sum(axes) if axes else g * factor).reshape(*g.shape[:2], size)
 
 
 def fits(arguments: Arguments) -> bool:

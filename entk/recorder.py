@@ -160,7 +160,8 @@ class Recorder(TorchFunctionMode):
         self.noted.add(edge.node)
         place = len(self.decisions) - 1
         self.calls.append(Call(rule, roles, arguments, output.shape, edge, version, place))
-        return output.clone() if first else output  # a leaf could not be written to in place
+        # in place, a leaf could not be written to, and a view would leave its node of the graph
+        return output.clone() if first or output._is_view() else output
 
 
 def _refuse_noise(func, args: tuple, kwargs: dict) -> None:

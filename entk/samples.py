@@ -63,9 +63,8 @@ def as_samples(x: Any, label: str) -> Tensor | Samples:
     """A tensor as it is; a tuple or list as positional, a mapping as keyword arguments."""
     if isinstance(x, Tensor | Samples):
         return x
-    if isinstance(x, Mapping):
-        x = dict(x)
-    elif not isinstance(x, tuple | list):
+    x = _plain(x)
+    if not isinstance(x, tuple | list | dict):
         raise InputError(
             f"{label} is {type(x).__name__}, expected a tensor [N, ...], or a tuple or dict of "
             "tensors, which the model gets as positional or keyword arguments"
@@ -76,6 +75,15 @@ def as_samples(x: Any, label: str) -> Tensor | Samples:
         raise InputError(f"{label} holds no tensor, expected at least one with the samples")
     others = tuple((i, leaf) for i, leaf in enumerate(leaves) if not isinstance(leaf, Tensor))
     return Samples(tensors, others, tree)
+
+
+def _plain(x: Any) -> Any:
+    """Mappings of other kinds as dicts, however deep."""
+    if isinstance(x, Mapping):
+        return {key: _plain(value) for key, value in x.items()}
+    if type(x) in (tuple, list):
+        return type(x)(map(_plain, x))
+    return x
 
 
 def named_tensors(x: Tensor | Samples, label: str) -> dict[str, Tensor]:

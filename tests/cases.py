@@ -240,6 +240,7 @@ CASES = [
     Case("sequence_first", SequenceFirst, (3, 4)),
     Case("weight_norm", seq(of(lambda: nn.utils.parametrizations.weight_norm(nn.Linear(4, 5))), nn.Tanh, of(nn.Linear, 5, 2)), (4,)),
     Case("inplace_relu", seq(of(nn.Conv2d, 2, 3, 3), of(nn.ReLU, inplace=True), nn.Flatten, of(nn.Linear, 12, 2)), (2, 4, 4)),
+    Case("inplace_relu_of_a_view", seq(of(nn.Conv2d, 2, 3, 3), of(nn.InstanceNorm2d, 3, affine=True), of(nn.ReLU, inplace=True), nn.Flatten, of(nn.Linear, 27, 2)), (2, 5, 5)),
     Case("module_twice", fn(lambda s, x: s.f(torch.tanh(s.f(x))), f=of(nn.Linear, 4, 4)), (4,)),
     Case("one_weight_two_linears", tied_linears, (4,)),
     Case("inplace_residual", fn(lambda s, x: s.b(torch.relu(s.a(x).add_(x))), a=of(nn.Linear, 4, 4), b=of(nn.Linear, 4, 2)), (4,)),

@@ -12,8 +12,6 @@ from tests import oracle, tolerance
 from tests.ported import count, tables
 from tests.ported.curvlinops import Called
 
-PYTREES_ARE_SERVED = False  # trees in and out, and functions of a dict of parameters
-
 BY_NAME = {case.name: case for case in tables.CASES}
 TREES = {case.name: case for case in tables.PYTREES}
 REFUSED = {case.name: case for case in tables.REFUSED}
@@ -113,11 +111,11 @@ def test_jacobian(name):
         assert (found[parameter] - j).norm() <= tolerance.FLOAT64 * whole
 
 
-@pytest.mark.skipif(not PYTREES_ARE_SERVED, reason="one tensor in and one tensor out so far")
 @pytest.mark.parametrize("name", TREES)
 def test_trees(name):
-    """As they are: what the packed model of the same numbers says."""
+    """As they are, one argument each: what the packed model of the same numbers says."""
     model, x, z = TREES[name].natural()
+    x, z = (t if isinstance(t, torch.Tensor) else (t,) for t in (x, z))
     options = {"params": dict(model.dict)} if isinstance(model, Called) else {}
     found = entk.ntk(model.function if options else model, x, z, **options)
     assert tolerance.error(found, truth(f"{name}_packed")[1]) <= tolerance.FLOAT64

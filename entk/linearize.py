@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable
 
-import torch
 from torch import Tensor, nn
-from torch.func import functional_call, jvp
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from entk.capture import check_state
 from entk.inputs import check_model, parameter_names
+from entk.tangent import MODES, choose_mode, evaluate, without_data
 
 
 def linearize(model: nn.Module, *, params: Iterable[str] | None = None) -> LinearizedModel:
@@ -41,8 +38,7 @@ class LinearizedModel(nn.Module):
 
     w0 and the model's buffers are buffers here, so they move and are saved with it. `train()` has
     no effect on the model inside, which stays in eval mode. J v comes from forward mode where
-    that agrees with reverse mode on the first samples seen, else from two reverse passes:
-    forward mode is faster, but goes through no_grad and padding_idx, and some functions lack it.
+    that agrees with reverse mode on the first samples seen, else from two reverse passes.
     """
 
     def __init__(self, model: nn.Module, names: tuple[str, ...]):
@@ -57,7 +53,7 @@ class LinearizedModel(nn.Module):
         for name in names:
             _nest(self, name, nn.Parameter(state[name].clone()))
         # in a tuple: not a submodule, whose parameters would be counted again
-        self._model = (_without_data(model),)
+        self._model = (without_data(model),)
 
     def forward(self, x: Tensor) -> Tensor:
         origin = dict(self._origin.named_buffers())
@@ -66,69 +62,15 @@ class LinearizedModel(nn.Module):
         move = {name: now[name] - origin[name] for name in self._names}
 
         def outputs(parameters: dict[str, Tensor], x: Tensor) -> Tensor:
-            with sdpa_kernel(SDPBackend.MATH):  # the fused ones lack second derivatives
-                return functional_call(self._model[0], {**origin, **parameters}, (x,))
+            return evaluate(self._model[0], {**origin, **parameters}, x)
 
         if self.mode is None:
-            self.mode = _choose_mode(outputs, at, x[:2].detach())
+            few = x[:2].detach()
+            self.mode = choose_mode(lambda p: outputs(p, few), at)
         return sum(MODES[self.mode](lambda p: outputs(p, x), at, move))
 
     def extra_repr(self) -> str:
         return f"{len(self._names)} parameters, mode={self.mode}"
-
-
-def _without_data(model: nn.Module) -> nn.Module:
-    """A copy whose parameters and buffers are empty, tied ones still tied."""
-    memo = {
-        id(p): nn.Parameter(torch.empty_like(p, device="meta"), requires_grad=False)
-        for p in model.parameters()
-    }
-    memo |= {id(b): torch.empty_like(b, device="meta") for b in model.buffers()}
-    return copy.deepcopy(model, memo)
-
-
-def _forward_mode(outputs, at: dict[str, Tensor], move: dict[str, Tensor]) -> tuple:
-    return jvp(outputs, (at,), (move,))
-
-
-def _reverse_mode(outputs, at: dict[str, Tensor], move: dict[str, Tensor]) -> tuple:
-    """J v = d/du <J'u, v>: two reverse passes, and what autograd means by J."""
-    with torch.enable_grad():
-        leaves = {name: t.detach().requires_grad_() for name, t in at.items()}
-        y = outputs(leaves)
-        value = y.detach()
-        if not y.requires_grad:
-            return value, torch.zeros_like(value)
-        u = torch.zeros_like(y, requires_grad=True)
-        back = torch.autograd.grad(
-            y, list(leaves.values()), u, create_graph=True, allow_unused=True
-        )
-        pairs = [(g, v) for g, v in zip(back, move.values(), strict=True) if g is not None]
-        if not pairs:
-            return value, torch.zeros_like(value)
-        gradients, directions = zip(*pairs, strict=True)
-        (change,) = torch.autograd.grad(gradients, u, directions, create_graph=True)
-    return value, change
-
-
-MODES = {"forward": _forward_mode, "reverse": _reverse_mode}
-
-
-def _choose_mode(outputs, at: dict[str, Tensor], x: Tensor) -> str:
-    """Forward mode if it gives the same J v as reverse mode in a random direction."""
-    generator = torch.Generator().manual_seed(0)
-    direction = {
-        name: torch.randn(t.shape, generator=generator, dtype=torch.float64).to(t)
-        for name, t in at.items()
-    }
-    exact = _reverse_mode(lambda p: outputs(p, x), at, direction)[1].detach()
-    try:
-        with torch.no_grad():
-            found = _forward_mode(lambda p: outputs(p, x), at, direction)[1]
-    except RuntimeError:  # no forward derivative of some function
-        return "reverse"
-    close = (found - exact).norm() <= torch.finfo(exact.dtype).eps ** 0.5 * exact.norm()
-    return "forward" if close else "reverse"
 
 
 def _nest(root: nn.Module, name: str, tensor: Tensor) -> None:

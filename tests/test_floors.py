@@ -17,7 +17,7 @@ LONGEST = 300
 FLOORS = (
     ("errors", "factors", "pages", "progress"),
     ("inputs", "ops", "rules"),
-    ("backends", "capture", "precision"),
+    ("backends", "capture", "precision", "tangent"),
     ("generic", "linearize", "rates", "soundness"),
     ("survey",),
     ("plan",),

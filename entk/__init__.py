@@ -14,6 +14,7 @@ from entk.errors import (
 )
 from entk.kernel import jacobian, ntk, plan_ntk
 from entk.linearize import LinearizedModel, linearize
+from entk.operator import NTKOperator, ntk_operator
 from entk.plan import Plan
 from entk.rates import Rates
 from entk.store import KernelFile, open_kernel
@@ -28,6 +29,7 @@ __all__ = [
     "KernelFileError",
     "LinearizedModel",
     "ModelStateError",
+    "NTKOperator",
     "Plan",
     "Rates",
     "ResumeError",
@@ -39,6 +41,7 @@ __all__ = [
     "kernel_distance_matrix",
     "linearize",
     "ntk",
+    "ntk_operator",
     "open_kernel",
     "plan_ntk",
     "trajectory_distances",

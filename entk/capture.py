@@ -9,6 +9,7 @@ path still leads from the output to a parameter is a use that no rule covers.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -193,7 +194,12 @@ def forward(model: nn.Module, state: dict[str, Tensor], x: Tensor, total: bool =
 
     `total` sums them to [N, 1]. The caller's model and samples are left as they were.
     """
-    y = functional_call(model, state, (x.clone(),))
+    y = flat_outputs(functional_call(model, state, (x.clone(),)), x)
+    return y.sum(1, keepdim=True) if total else y
+
+
+def flat_outputs(y: Tensor, x: Tensor) -> Tensor:
+    """What the model returned for x, as [N, O], if it is one row of numbers per sample."""
     if not isinstance(y, Tensor):
         raise InputError(
             f"the model returned {type(y).__name__}, expected one tensor [N, ...]; wrap the model "
@@ -206,8 +212,20 @@ def forward(model: nn.Module, state: dict[str, Tensor], x: Tensor, total: bool =
         )
     if not y.is_floating_point():
         raise InputError(f"the model returned {y.dtype}, expected floating-point outputs")
-    y = y.reshape(len(x), -1)
-    return y.sum(1, keepdim=True) if total else y
+    return y.reshape(len(x), -1)
+
+
+@contextmanager
+def saved_storages() -> Iterator[dict[int, int]]:
+    """{address: bytes} of the storages that autograd keeps of what is computed inside."""
+    kept: dict[int, int] = {}
+
+    def note(t: Tensor) -> Tensor:
+        kept[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
+        return t.detach()  # an output that its own node kept would keep the graph for ever
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
+        yield kept
 
 
 def check_finite(y: Tensor) -> None:

@@ -12,6 +12,14 @@ from torch.func import vmap
 from entk.capture import forward
 from entk.errors import UnsupportedModelError
 
+SEVERAL = 8  # samples, spread over the data, on which layouts and independence are tested
+
+
+def several_of(x: Tensor) -> Tensor:
+    """A few samples of x, two at least."""
+    several = x[torch.linspace(0, len(x) - 1, min(len(x), SEVERAL)).long()]
+    return several if len(several) > 1 else torch.cat([x, x])
+
 
 def check_independence(model, state, x: Tensor, y: Tensor, first: Tensor) -> None:
     """Each sample's outputs must be what they are when it is alone; `first`: the first one's.

@@ -9,14 +9,21 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
-from entk.capture import Call, Layout, Recorder, check_finite, forward, gradients, leaf_state
+from entk.capture import (
+    Call,
+    Layout,
+    Recorder,
+    check_finite,
+    forward,
+    gradients,
+    leaf_state,
+    saved_storages,
+)
 from entk.errors import UnsupportedModelError
 from entk.generic import choose_method
 from entk.ops import choose_backend, products
 from entk.rates import Timing
-from entk.soundness import check_checkpoints, check_independence
-
-SEVERAL = 8  # samples, spread over the data, on which layouts and independence are tested
+from entk.soundness import check_checkpoints, check_independence, several_of
 
 
 @dataclass(frozen=True)
@@ -72,8 +79,7 @@ def survey(model: nn.Module, x: Tensor, names: tuple[str, ...], total: bool) -> 
     The outputs themselves are looked at in either case: their sum can be a constant.
     """
     begin = time.perf_counter()
-    several = x[torch.linspace(0, len(x) - 1, min(len(x), SEVERAL)).long()]
-    several = several if len(several) > 1 else torch.cat([x, x])
+    several = several_of(x)
     one = several[:1]
     refused: dict[str, str] = {}
     while True:  # each round either ends or takes a parameter out
@@ -133,21 +139,15 @@ def _look(model, state, covered, x) -> _Look:
     like = next(iter(state.values()))
     backend = choose_backend("auto", like.device, like.dtype)
     recorder = Recorder(covered, products(backend, "ieee").functions)
-    kept: dict[int, int] = {}
-
-    def note(t: Tensor) -> Tensor:
-        kept[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
-        return t.detach()  # an output that its own node kept would keep the graph for ever
-
     start = time.perf_counter()
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
-        with recorder:
-            y = forward(model, state, x)
+    with saved_storages() as kept, recorder:
+        y = forward(model, state, x)
     seconds = time.perf_counter() - start
     check_finite(y)
     for call in recorder.calls:
         call.check_input()
-        note(call.arguments["input"])
+        storage = call.arguments["input"].untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
     for t in (x, *state.values()):
         kept.pop(t.untyped_storage().data_ptr(), None)
     return _Look(y, recorder.calls, sum(kept.values()), recorder.differentiates, seconds)

@@ -7,12 +7,16 @@ is held against reverse mode on a few samples before it is used.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jvp
 from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from entk.capture import check_finite, flat_outputs
+from entk.precision import computing
 
 Tensors = dict[str, Tensor]
 Outputs = Callable[[Tensors], Tensor]
@@ -81,3 +85,64 @@ def choose_mode(outputs: Outputs, at: Tensors) -> str:
         return "reverse"
     close = (found - exact).norm() <= torch.finfo(exact.dtype).eps ** 0.5 * exact.norm()
     return "forward" if close else "reverse"
+
+
+@dataclass(frozen=True, eq=False)
+class Linearization:
+    """A model at fixed parameters: its derivative J applied to columns from either side."""
+
+    shell: nn.Module
+    state: Tensors
+    names: tuple[str, ...]
+    o: int = 0  # outputs of a sample
+    mode: str = "reverse"
+    batch: int = 1
+
+    @property
+    def at(self) -> Tensors:
+        return {name: self.state[name] for name in self.names}
+
+    def outputs(self, parameters: Tensors, x: Tensor) -> Tensor:
+        """[N, O] with `parameters` in place of the named ones."""
+        return flat_outputs(evaluate(self.shell, {**self.state, **parameters}, x), x)
+
+    def leaves(self) -> Tensors:
+        return {name: t.detach().requires_grad_() for name, t in self.at.items()}
+
+    def transposed(self, x: Tensor, w: Tensor) -> Tensors:
+        """Jᵀ w: {name: [k, *shape]} for w [N*O, k]."""
+        columns = w.shape[1]
+        total = {name: t.new_zeros(columns, *t.shape) for name, t in self.at.items()}
+        w = w.view(len(x), self.o, columns)
+        for part in self._batches(x):
+            leaves = self.leaves()
+            with computing():
+                y = self.outputs(leaves, x[part])
+                check_finite(y)
+                for c in range(columns if y.requires_grad else 0):
+                    more = c + 1 < columns
+                    found = torch.autograd.grad(
+                        y, list(leaves.values()), w[part, :, c], more, allow_unused=True
+                    )
+                    for name, g in zip(self.names, found, strict=True):
+                        if g is not None:
+                            total[name][c] += g
+        return total
+
+    def product(self, x: Tensor, u: Tensors) -> Tensor:
+        """J u: [N*O, k] for u {name: [k, *shape]}."""
+        columns = len(u[self.names[0]])
+        out = x.new_empty(len(x), self.o, columns, dtype=self.state[self.names[0]].dtype)
+        for part in self._batches(x):
+            for c in range(columns):
+                move = {name: t[c] for name, t in u.items()}
+                with computing(), torch.no_grad():
+                    _, change = MODES[self.mode](
+                        lambda p, part=part: self.outputs(p, x[part]), self.at, move
+                    )
+                out[part, :, c] = change.detach()
+        return out.flatten(0, 1)
+
+    def _batches(self, x: Tensor) -> Iterator[slice]:
+        for start in range(0, len(x), self.batch):
+            yield slice(start, start + self.batch)

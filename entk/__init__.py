@@ -17,6 +17,7 @@ from entk.linearize import LinearizedModel, linearize
 from entk.operator import NTKOperator, ntk_operator
 from entk.plan import Plan
 from entk.rates import Rates
+from entk.similarity import alignment, cka
 from entk.store import KernelFile, open_kernel
 from entk.trajectory import trajectory_distances
 from entk.write import write_ntk
@@ -35,7 +36,9 @@ __all__ = [
     "ResumeError",
     "UndefinedDistanceError",
     "UnsupportedModelError",
+    "alignment",
     "backends",
+    "cka",
     "jacobian",
     "kernel_distance",
     "kernel_distance_matrix",

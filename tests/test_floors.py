@@ -22,8 +22,8 @@ FLOORS = (
     ("linearize", "survey"),
     ("plan",),
     ("features", "store", "tiling"),
-    ("assemble", "operator"),
-    ("distance", "kernel", "shards"),
+    ("assemble", "operator", "source"),
+    ("distance", "kernel", "shards", "similarity"),
     ("trajectory", "write"),
     ("__init__",),
 )

@@ -1,6 +1,7 @@
 """Empirical neural tangent kernels of any PyTorch module: exact, planned per layer, streamed."""
 
 from entk.backends import backends
+from entk.density import SpectralDensity, spectral_density
 from entk.distance import kernel_distance, kernel_distance_matrix
 from entk.errors import (
     BackendUnavailableError,
@@ -18,6 +19,7 @@ from entk.operator import NTKOperator, ntk_operator
 from entk.plan import Plan
 from entk.rates import Rates
 from entk.similarity import alignment, cka
+from entk.spectrum import effective_rank, spectrum
 from entk.store import KernelFile, open_kernel
 from entk.trajectory import trajectory_distances
 from entk.write import write_ntk
@@ -34,11 +36,13 @@ __all__ = [
     "Plan",
     "Rates",
     "ResumeError",
+    "SpectralDensity",
     "UndefinedDistanceError",
     "UnsupportedModelError",
     "alignment",
     "backends",
     "cka",
+    "effective_rank",
     "jacobian",
     "kernel_distance",
     "kernel_distance_matrix",
@@ -47,6 +51,8 @@ __all__ = [
     "ntk_operator",
     "open_kernel",
     "plan_ntk",
+    "spectral_density",
+    "spectrum",
     "trajectory_distances",
     "write_ntk",
 ]

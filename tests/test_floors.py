@@ -23,8 +23,8 @@ FLOORS = (
     ("plan",),
     ("features", "store", "tiling"),
     ("assemble", "operator", "source"),
-    ("distance", "kernel", "shards", "similarity"),
-    ("trajectory", "write"),
+    ("distance", "kernel", "shards", "similarity", "spectrum"),
+    ("density", "trajectory", "write"),
     ("__init__",),
 )
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}

@@ -5,21 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 import entk
 from entk import similarity
 from tests import oracle
+from tests.kernels import gram, model_and_samples
 
 EPS = torch.finfo(torch.float64).eps
 LIMIT = 1e-12  # a few thousand sums in float64
-
-
-def gram(*shape: int, seed: int = 0, dtype=torch.float64) -> Tensor:
-    """A positive definite kernel of features with a mean."""
-    generator = torch.Generator().manual_seed(seed)
-    rows = torch.randn(*shape, 9, generator=generator, dtype=dtype) + 0.5
-    return torch.tensordot(rows, rows, dims=([-1], [-1]))
 
 
 def centring(n: int, o: int = 1) -> Tensor:
@@ -131,15 +125,9 @@ def test_unbiased_cka_of_unrelated_features_is_about_zero():
     assert min(biased) > 0.5
 
 
-def model_and_samples():
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 2)).double().eval()
-    return model, torch.randn(7, 4, dtype=torch.float64)
-
-
 @pytest.mark.usefixtures("band")
 def test_files(tmp_path):
-    model, x = model_and_samples()
+    model, x = model_and_samples(7)
     y = torch.randn(7, 2, dtype=torch.float64)
     truth = oracle.ntk(model, x)
     for outputs in ("all", "trace"):
@@ -180,7 +168,7 @@ def test_float32_is_summed_in_float64():
 
 
 def test_a_kernel_between_two_sets_of_samples(tmp_path):
-    model, x = model_and_samples()
+    model, x = model_and_samples(7)
     entk.write_ntk(tmp_path / "k.h5", model, x, x.clone()).close()
     with pytest.raises(entk.InputError, match=r"k\.h5 kernel is between two sets of samples"):
         entk.alignment(tmp_path / "k.h5", torch.randn(7, 2))

@@ -3,6 +3,7 @@
 from entk.backends import backends
 from entk.density import SpectralDensity, spectral_density
 from entk.distance import kernel_distance, kernel_distance_matrix
+from entk.dynamics import LinearisedPredictions, linearised_predictions
 from entk.errors import (
     BackendUnavailableError,
     EntkError,
@@ -18,6 +19,7 @@ from entk.linearize import LinearizedModel, linearize
 from entk.operator import NTKOperator, ntk_operator
 from entk.plan import Plan
 from entk.rates import Rates
+from entk.regression import KernelRegression, kernel_regression
 from entk.similarity import alignment, cka
 from entk.spectrum import effective_rank, spectrum
 from entk.store import KernelFile, open_kernel
@@ -30,6 +32,8 @@ __all__ = [
     "InputError",
     "KernelFile",
     "KernelFileError",
+    "KernelRegression",
+    "LinearisedPredictions",
     "LinearizedModel",
     "ModelStateError",
     "NTKOperator",
@@ -46,6 +50,8 @@ __all__ = [
     "jacobian",
     "kernel_distance",
     "kernel_distance_matrix",
+    "kernel_regression",
+    "linearised_predictions",
     "linearize",
     "ntk",
     "ntk_operator",

@@ -23,8 +23,8 @@ FLOORS = (
     ("plan",),
     ("features", "store", "tiling"),
     ("assemble", "operator", "source"),
-    ("distance", "kernel", "shards", "similarity", "spectrum"),
-    ("density", "trajectory", "write"),
+    ("distance", "kernel", "regression", "shards", "similarity", "spectrum"),
+    ("density", "dynamics", "trajectory", "write"),
     ("__init__",),
 )
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}

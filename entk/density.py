@@ -15,7 +15,7 @@ from entk.source import Kernel
 from entk.spectrum import Product, finite, products, symmetric
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SpectralDensity:
     """The density of eigenvalues, (1/probes) Σ_p Σ_i weights[p,i] δ(λ - nodes[p,i]), mass 1.
 

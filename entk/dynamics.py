@@ -11,11 +11,12 @@ from torch import Tensor
 from entk.errors import InputError
 from entk.regression import System
 from entk.source import Kernel
+from entk.spectrum import check_semidefinite
 
 FLOWS = ("gradient_flow", "gradient_descent")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LinearisedPredictions:
     """Result of `linearised_predictions`, in the kernel's dtype."""
 
@@ -90,7 +91,7 @@ def linearised_predictions(
     if k_test is not None and (f0 is None) != (f0_test is None):
         raise InputError("f0 and f0_test are both outputs before training; pass both or neither")
     values, modes = torch.linalg.eigh(system.k)
-    values = _check_values(values, system.dtype)
+    values = check_semidefinite(values, system.dtype)
     error = modes.mT @ (start - system.y)
     if k_test is not None:
         crossed = system.test_kernel(k_test) @ modes
@@ -156,14 +157,3 @@ def _check_times(times: Tensor | Sequence[float], flow: str) -> list[float]:
             "the limit is entk.kernel_regression"
         )
     return found.tolist()
-
-
-def _check_values(values: Tensor, dtype: torch.dtype) -> Tensor:
-    """Eigenvalues, those that are negative by rounding set to zero."""
-    least, most = values.min().item(), values.max().item()
-    if least < -values.shape[-1] * torch.finfo(dtype).eps * abs(most):
-        raise InputError(
-            f"the training kernel's smallest eigenvalue is {least:.2e} (the largest {most:.2e}), "
-            "expected a positive semi-definite kernel"
-        )
-    return values.clamp(min=0)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from entk.capture import check_state
 from entk.inputs import check_model, parameter_names
-from entk.tangent import MODES, choose_mode, evaluate, without_data
+from entk.tangent import MODES, choose_mode, evaluate, shell_of
 
 
 def linearize(model: nn.Module, *, params: Iterable[str] | None = None) -> LinearizedModel:
@@ -17,6 +17,9 @@ def linearize(model: nn.Module, *, params: Iterable[str] | None = None) -> Linea
     `params` names the parameters that may move (None: those with requires_grad); the others and
     all buffers are frozen. The model must be in eval mode and is copied, not touched. Its
     tangent kernel is the model's own at w0 and stays so in training.
+
+    Raises InputError and ModelStateError as `ntk`; the first call UnsupportedModelError, where the
+    model's backward pass has no derivative (`nn.EmbeddingBag`, checkpoints).
 
     Source: Lee et al. 2019 (arXiv 1902.06720).
 
@@ -53,7 +56,7 @@ class LinearizedModel(nn.Module):
         for name in names:
             _nest(self, name, nn.Parameter(state[name].clone()))
         # in a tuple: not a submodule, whose parameters would be counted again
-        self._model = (without_data(model),)
+        self._model = (shell_of(model),)
 
     def forward(self, x: Tensor) -> Tensor:
         origin = dict(self._origin.named_buffers())

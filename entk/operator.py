@@ -14,7 +14,7 @@ from entk.errors import BackendUnavailableError, InputError
 from entk.inputs import check_model, check_samples, parameter_names
 from entk.precision import computing
 from entk.soundness import check_checkpoints, check_independence, several_of
-from entk.tangent import Linearization, Tensors, choose_mode, without_data
+from entk.tangent import Linearization, Tensors, choose_mode, shell_of
 from entk.tiling import available_memory
 
 LARGEST = 256  # samples of a batch that nobody chose: more are no faster
@@ -34,7 +34,8 @@ def ntk_operator(
     takes, for each batch of samples and each column of V, one backward pass at z and one forward
     derivative at x (two backward passes where PyTorch has no right forward derivative). In memory
     are the activations of one batch, the samples, and as many numbers as parameters for each
-    column. The parameters are those of the moment: later training does not change the operator.
+    column. The parameters are those of the moment: later training does not change the operator, and
+    products carry no gradient.
 
     Args:
         model: any module in eval mode whose samples (axis 0) do not interact; left untouched.
@@ -47,7 +48,7 @@ def ntk_operator(
         InputError, ModelStateError, UnsupportedModelError: as `ntk`.
 
     Source: Pearlmutter 1994, "Fast exact multiplication by the Hessian" (J v); Novak et al. 2022
-    (arXiv 2206.08720), section 3.3 (kernel-vector products).
+    (arXiv 2206.08720; kernel-vector products).
 
     >>> import torch, entk
     >>> model, x = torch.nn.Linear(3, 2).double(), torch.randn(4, 3).double()
@@ -65,7 +66,7 @@ def ntk_operator(
     state = {n: p.detach().clone() for n, p in model.named_parameters()}
     state |= {n: b.detach().clone() for n, b in model.named_buffers()}
     x, z = x.detach(), None if z is None else z.detach()
-    linear = Linearization(without_data(model), state, names)
+    linear = Linearization(shell_of(model, state, names), state, names)
     outputs, size = _look(linear, x)
     with computing():
         mode = choose_mode(lambda p: linear.outputs(p, x[:2]), linear.at)

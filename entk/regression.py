@@ -11,7 +11,7 @@ from entk.errors import InputError
 from entk.source import Kernel, Source
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class KernelRegression:
     """Result of `kernel_regression`, in the kernel's dtype."""
 

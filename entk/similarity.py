@@ -36,8 +36,8 @@ def alignment(kernel: Kernel, labels: Tensor, *, centred: bool = True) -> float:
         InputError: shapes do not fit, K is not symmetric. UndefinedDistanceError: K or Y is zero
             (if centred: constant over samples), or has NaN or infinity.
 
-    Source: Cristianini et al. 2001 (NIPS 14), definition 1; centred: Cortes, Mohri and Rostamizadeh
-    2012 (arXiv 1203.0550), definition 4.
+    Source: Cristianini et al. 2001 (NIPS 14); centred: Cortes, Mohri and Rostamizadeh
+    2012 (arXiv 1203.0550).
 
     >>> import torch, entk
     >>> y = torch.tensor([1.0, 1.0, -1.0, -1.0])
@@ -86,7 +86,7 @@ def cka(a: Kernel, b: Kernel, *, unbiased: bool = False) -> float:
         InputError: shapes differ, a kernel is not symmetric, fewer than four samples.
         UndefinedDistanceError: a centred kernel is zero, or has NaN or infinity.
 
-    Source: Kornblith et al. 2019 (arXiv 1905.00414); HSIC_1: Song et al. 2012 (JMLR 13), eq. 5;
+    Source: Kornblith et al. 2019 (arXiv 1905.00414); HSIC_1: Song et al. 2012 (JMLR 13);
     its use: Nguyen, Raghu and Kornblith 2021 (arXiv 2010.15327); U: Székely and Rizzo 2014.
 
     >>> import torch, entk

@@ -77,7 +77,7 @@ def effective_rank(kernel: Kernel | Tensor, kind: str = "entropy") -> Tensor:
         "stable"         Σ λ / max λ, which is |J|_F² / |J|_2² for K = J J'
 
     Each is the rank if all eigenvalues but zeros are equal, and stable <= participation <= entropy.
-    Negative eigenvalues within rounding (N eps max λ) count as zero.
+    Negative eigenvalues count as zero down to -√eps max λ, eps that of the kernel's dtype.
 
     Args:
         kernel: as for `spectrum`, which is taken densely; or eigenvalues, all of them [N].
@@ -103,22 +103,17 @@ def effective_rank(kernel: Kernel | Tensor, kind: str = "entropy") -> Tensor:
             raise InputError(
                 f"eigenvalues are {values.dtype} {tuple(values.shape)}, expected floating point [N]"
             )
-        eps = torch.finfo(values.dtype).eps
-        values = values.detach().double()
+        dtype, values = values.dtype, values.detach().double()
         if not torch.isfinite(values).all():
             raise InputError("eigenvalues contain NaN or infinity")
     else:
         source = symmetric(kernel)
-        values, eps = spectrum(kernel, method="dense"), torch.finfo(source.dtype).eps
+        values, dtype = spectrum(kernel, method="dense"), source.dtype
+    values = check_semidefinite(values, dtype)
     largest = values.amax(-1, keepdim=True)
-    if (values < -values.shape[-1] * eps * largest).any():
-        raise InputError(
-            f"the smallest eigenvalue is {values.min():.3e} (the largest {values.max():.3e}), "
-            "expected a positive semi-definite kernel"
-        )
-    if (largest <= 0).any():
+    if (largest == 0).any():
         raise InputError("all eigenvalues are zero, so there is no effective rank")
-    p = values.clamp(min=0) / largest  # no overflow in squares
+    p = values / largest  # no overflow in squares
     total = p.sum(-1)
     if kind == "stable":
         return total
@@ -142,11 +137,25 @@ def symmetric(kernel: Kernel | NTKOperator) -> Source | NTKOperator:
 
 
 def products(kernel: Source | NTKOperator) -> list[Product]:
-    """V -> K V in float64 for V [rows, k]; one for each output of [O, N, N]."""
+    """V -> K V in float64 on the kernel's device for V [rows, k]; one for each output."""
     if isinstance(kernel, NTKOperator):
-        return [lambda v: (kernel @ v.to(kernel.dtype)).double()]
+        return [lambda v: (kernel @ v.to(kernel.device, kernel.dtype)).double()]
     outputs = kernel.shape[0] if len(kernel.shape) == 3 else 1
-    return [lambda v, o=o: kernel.product(v, o) for o in range(outputs)]
+    return [lambda v, o=o: kernel.product(v.to(kernel.device), o) for o in range(outputs)]
+
+
+def check_semidefinite(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """Eigenvalues of kernels of a dtype, those that are negative by rounding set to zero.
+
+    Rounding is whatever is below half of the digits of the largest.
+    """
+    largest = values.amax(-1, keepdim=True)
+    if (values < -(torch.finfo(dtype).eps ** 0.5) * largest.abs()).any():
+        raise InputError(
+            f"the smallest eigenvalue is {values.min():.3e} (the largest {values.max():.3e}), "
+            "expected a positive semi-definite kernel"
+        )
+    return values.clamp(min=0)
 
 
 def finite(product: Tensor) -> Tensor:

@@ -16,19 +16,27 @@ from torch.func import functional_call, jvp
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from entk.capture import check_finite, flat_outputs
+from entk.errors import UnsupportedModelError
 from entk.precision import computing
 
 Tensors = dict[str, Tensor]
 Outputs = Callable[[Tensors], Tensor]
 
 
-def without_data(model: nn.Module) -> nn.Module:
-    """A copy whose parameters and buffers are empty, tied ones still tied."""
-    memo = {
-        id(p): nn.Parameter(torch.empty_like(p, device="meta"), requires_grad=False)
-        for p in model.parameters()
-    }
-    memo |= {id(b): torch.empty_like(b, device="meta") for b in model.buffers()}
+def shell_of(
+    model: nn.Module, state: Tensors | None = None, names: tuple[str, ...] = ()
+) -> nn.Module:
+    """A copy to be evaluated with other tensors in place of its own, tied ones still tied.
+
+    Its own are those of `state`, of which `names` require grad: a checkpoint computes again with
+    them when the call is over. Without a state they are empty.
+    """
+    memo = {}
+    for name, t in (*model.named_parameters(), *model.named_buffers()):
+        own = torch.empty_like(t, device="meta") if state is None else state[name]
+        if isinstance(t, nn.Parameter):
+            own = nn.Parameter(own, requires_grad=name in names)
+        memo[id(t)] = own
     return copy.deepcopy(model, memo)
 
 
@@ -77,7 +85,14 @@ def choose_mode(outputs: Outputs, at: Tensors) -> str:
         name: torch.randn(t.shape, generator=generator, dtype=torch.float64).to(t)
         for name, t in at.items()
     }
-    exact = _reverse_mode(outputs, at, direction)[1].detach()
+    try:
+        exact = _reverse_mode(outputs, at, direction)[1].detach()
+    except RuntimeError as error:
+        raise UnsupportedModelError(
+            "the model's backward pass cannot be differentiated, which J v needs "
+            f"({str(error).partition(chr(10))[0]}); leave that part out, or form the kernel with "
+            "entk.ntk"
+        ) from error
     try:
         with torch.no_grad():
             found = _forward_mode(outputs, at, direction)[1]

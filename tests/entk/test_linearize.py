@@ -129,6 +129,12 @@ def test_samples_and_buffers_are_left_alone():
     assert torch.equal(*found)
 
 
+def test_a_backward_pass_without_a_derivative_is_named():
+    model = fn(lambda s, x: s.e((x > 0).long()), e=of(nn.EmbeddingBag, 2, 3))().eval()
+    with pytest.raises(entk.UnsupportedModelError, match="'_embedding_bag_backward' is not impl"):
+        entk.linearize(model)(torch.randn(5, 4))
+
+
 def test_parameters_have_the_models_names():
     model, _, _ = BY_NAME["gpt_tied"].make()
     linear = entk.linearize(model)

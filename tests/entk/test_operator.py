@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 import entk
 from tests import oracle, tolerance
@@ -56,6 +57,11 @@ def doubled(self, x: Tensor) -> Tensor:
 UNUSUAL = {
     "no_grad": fn(skipping, f=of(nn.Linear, 4, 2), g=of(nn.Linear, 4, 2)),
     "hook": fn(doubled, f=of(nn.Linear, 4, 2)),
+    "checkpoint": fn(
+        lambda s, x: checkpoint(s.g, checkpoint(s.f, x, use_reentrant=False), use_reentrant=False),
+        f=of(lambda: nn.Sequential(nn.Linear(4, 3), nn.Tanh()).requires_grad_(False)),
+        g=of(lambda: nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 2))),
+    ),
     "writes_into_samples": fn(lambda s, x: s.f(x.mul_(2)), f=of(nn.Linear, 4, 2)),
     "fused_attention": fn(
         lambda s, x: F.scaled_dot_product_attention(s.f(x)[:, None], s.f(x)[:, None], x[:, None]),
@@ -69,9 +75,11 @@ def test_unusual_models(name):
     model = UNUSUAL[name]().double().eval()
     x = torch.randn(5, 4, dtype=torch.float64)
     before = x.clone()
-    expected = oracle.ntk(model, x).flatten(2).flatten(0, 1)
-    v = torch.randn(len(expected), dtype=torch.float64)
-    assert tolerance.error(entk.ntk_operator(model, x) @ v, expected @ v) <= tolerance.FLOAT64
+    for params in (None, [name for name, _ in model.named_parameters()]):
+        expected = oracle.ntk(model, x, params=params).flatten(2).flatten(0, 1)
+        v = torch.randn(len(expected), dtype=torch.float64)
+        found = entk.ntk_operator(model, x, params=params) @ v
+        assert tolerance.error(found, expected @ v) <= tolerance.FLOAT64
     assert torch.equal(x, before)
 
 
@@ -268,6 +276,13 @@ def of_linear(forward) -> nn.Module:
 def test_refused_models(model, options, error, text):
     with pytest.raises(error, match=text):
         entk.ntk_operator(model, torch.randn(5, 4), **options)
+
+
+def test_a_backward_pass_without_a_derivative():
+    model = fn(lambda s, x: s.e((x > 0).long()), e=of(nn.EmbeddingBag, 2, 3))().eval()
+    said = r"cannot be differentiated, which J v needs \(the derivative for '_embedding_bag_back"
+    with pytest.raises(entk.UnsupportedModelError, match=said):
+        entk.ntk_operator(model, torch.randn(5, 4))
 
 
 def test_samples_that_overflow_are_named():

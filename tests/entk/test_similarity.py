@@ -39,7 +39,7 @@ def plain_alignment(k: Tensor, y: Tensor, centred: bool) -> float:
 
 
 def hsic_1(a: Tensor, b: Tensor) -> Tensor:
-    """Song et al. 2012, eq. 5, as it stands."""
+    """Song et al. 2012, as it stands."""
     n, one = len(a), torch.ones(len(a), dtype=a.dtype)
     a, b = (k - k.diag().diag() for k in (a, b))
     total = (a @ b).trace() + (one @ a @ one) * (one @ b @ one) / ((n - 1) * (n - 2))
@@ -84,7 +84,7 @@ def test_alignment_with_classes():
 
 @pytest.mark.usefixtures("band")
 def test_cka_is_that_of_features():
-    """Kornblith et al. 2019, eq. 5: |Y'X|² / (|X'X| |Y'Y|) of centred features."""
+    """Kornblith et al. 2019: |Y'X|² / (|X'X| |Y'Y|) of centred features."""
     x, y = (torch.randn(9, d, dtype=torch.float64) + 1 for d in (4, 6))
     p, q = x - x.mean(0), y - y.mean(0)
     expected = (q.mT @ p).norm() ** 2 / (p.mT @ p).norm() / (q.mT @ q).norm()

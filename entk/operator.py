@@ -39,7 +39,7 @@ def ntk_operator(
 
     Args:
         model: any module in eval mode whose samples (axis 0) do not interact; left untouched.
-        x, z: samples [N, ...] and [M, ...]; z = None stands for x.
+        x, z: samples [N, ...] and [M, ...], not copied; z = None stands for x.
         params: names of parameters; None takes all with requires_grad.
         batch: samples that go through the model at once; None takes what fits into half of the
             free memory, 256 at most.

@@ -85,6 +85,8 @@ def choose_mode(outputs: Outputs, at: Tensors) -> str:
         name: torch.randn(t.shape, generator=generator, dtype=torch.float64).to(t)
         for name, t in at.items()
     }
+    with torch.no_grad():
+        outputs(at)  # what goes wrong here is no matter of derivatives
     try:
         exact = _reverse_mode(outputs, at, direction)[1].detach()
     except RuntimeError as error:

@@ -133,6 +133,9 @@ def test_a_backward_pass_without_a_derivative_is_named():
     model = fn(lambda s, x: s.e((x > 0).long()), e=of(nn.EmbeddingBag, 2, 3))().eval()
     with pytest.raises(entk.UnsupportedModelError, match="'_embedding_bag_backward' is not impl"):
         entk.linearize(model)(torch.randn(5, 4))
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied") as error:
+        entk.linearize(mlp())(torch.randn(5, 3, dtype=torch.float64))
+    assert not isinstance(error.value, entk.EntkError)  # the model's own, as it is
 
 
 def test_parameters_have_the_models_names():

@@ -98,6 +98,12 @@ def test_float32_kernels_are_worked_on_in_float64():
     assert close(entk.spectrum(k, k=2, method="eigsh"), plain(k)[:2], 1e-5)
 
 
+def test_asymmetry_of_rounding_is_averaged_out():
+    k = symmetric(8, 8)
+    off = 1e-12 * torch.randn(8, 8, dtype=torch.float64)
+    assert close(entk.spectrum(k + off), plain((k + off + (k + off).mT) / 2))
+
+
 K = symmetric(12, 12)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -122,7 +123,13 @@ def forward(
 
     `total` sums them to [N, 1]. The caller's model and samples are left as they were.
     """
-    y = output_tensor(functional_call(model, state, *call_arguments(x, traced)))
+    y = flat_outputs(functional_call(model, state, *call_arguments(x, traced)), x)
+    return y.sum(1, keepdim=True) if total else y
+
+
+def flat_outputs(y: Any, x: Tensor | Samples) -> Tensor:
+    """What the model returned for x, as [N, O], if it is one row of numbers per sample."""
+    y = output_tensor(y)
     if y.dim() == 0 or y.shape[0] != len(x):
         raise InputError(
             f"the model returned shape {tuple(y.shape)} for {len(x)} samples, expected "
@@ -132,8 +139,21 @@ def forward(
         raise InputError(f"the model returned {y.dtype}, expected floating-point outputs")
     if y.numel() == 0:
         raise InputError(f"the model returned shape {tuple(y.shape)}, expected at least one output")
-    y = y.reshape(len(x), -1)
-    return y.sum(1, keepdim=True) if total else y
+    return y.reshape(len(x), -1)
+
+
+@contextmanager
+def saved_storages() -> Iterator[dict[int, int]]:
+    """{address: bytes} of the storages that autograd keeps of what is computed inside."""
+    kept: dict[int, int] = {}
+
+    def note(t: Tensor) -> Tensor:
+        with suppress(RuntimeError):  # inside the model's own transforms there is no storage
+            kept[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
+        return t.detach()  # an output that its own node kept would keep the graph for ever
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
+        yield kept
 
 
 def check_finite(y: Tensor) -> None:

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import combinations
-from os import PathLike
-from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from entk.assemble import WHOLE, Engine
-from entk.errors import InputError, UndefinedDistanceError
+from entk.errors import InputError
 from entk.ops import products
 from entk.ops.gram_dot import gram_dot
 from entk.plan import parse_bytes
 from entk.request import make_plan, prepare
-from entk.store import BAND, KernelFile, block_indices, open_kernel
+from entk.source import Kernel, Source, check_norm, side_by_side
+from entk.store import BAND
 from entk.tiling import available_memory
-
-Kernel = Tensor | np.ndarray | KernelFile | str | PathLike
 
 OPTIONS = (
     *("outputs", "params", "select", "strict", "memory", "block"),
@@ -61,15 +56,15 @@ def kernel_distance(
         return _model_distance(a, b, x, z, **options)
     if x is not None or z is not None or options:
         raise InputError("x, z and options are for two models; two kernels need nothing else")
-    one, two = _Source(a, "the first"), _Source(b, "the second")
+    one, two = Source(a, "the first"), Source(b, "the second")
     one.check_like(two)
     sums = torch.zeros(3, dtype=torch.float64)
-    for left, right in _side_by_side([one, two]):
+    for _, (left, right) in side_by_side([one, two], BAND):
         sums += gram_dot(left, right).cpu()
     norms = (check_norm(sums[1].item(), one.label), check_norm(sums[2].item(), two.label))
     distance = 1 - sums[0].item() / norms[0] / norms[1]
     if distance < SMALL:
-        distance = sum(_chord(p, q, norms) for p, q in _side_by_side([one, two])) / 2
+        distance = _chords([one, two], norms) / 2
     return distance if distance > ROUNDING else 0.0
 
 
@@ -78,7 +73,7 @@ def kernel_distance_matrix(kernels: Sequence[Kernel]) -> Tensor:
 
     Kernels are read band by band, each once, and a second time if some pair is closer than 1e-4.
     """
-    sources = [_Source(k, f"number {i}'s") for i, k in enumerate(kernels)]
+    sources = [Source(k, f"number {i}'s") for i, k in enumerate(kernels)]
     if not sources:
         raise InputError("kernels is empty, expected at least one kernel")
     for other in sources[1:]:
@@ -107,84 +102,21 @@ def distances_of(
     return distances.triu(1) + distances.triu(1).mT
 
 
-class _Source:
-    """A kernel as 2-D bands of rows, wherever it lies."""
-
-    def __init__(self, kernel: Kernel, label: str):
-        if isinstance(kernel, (str, PathLike)):
-            label = str(Path(kernel))
-            kernel = open_kernel(kernel)
-        elif isinstance(kernel, np.ndarray):
-            kernel = torch.from_numpy(kernel)
-        if not isinstance(kernel, (Tensor, KernelFile)):
-            raise InputError(
-                f"{label} kernel is {type(kernel).__name__}, expected a tensor, an array, a "
-                "KernelFile or a path"
-            )
-        if len(kernel.shape) not in (2, 3, 4) or 0 in kernel.shape:
-            raise InputError(
-                f"{label} kernel has shape {tuple(kernel.shape)}, expected [N, M], [O, N, M] or "
-                "[N, O, M, O] without empty axes"
-            )
-        if isinstance(kernel, Tensor):
-            if not kernel.is_floating_point():
-                raise InputError(f"{label} kernel is {kernel.dtype}, expected floating point")
-            if kernel.dtype not in (torch.float32, torch.float64):
-                kernel = kernel.float()
-            kernel = kernel.detach()
-        self.kernel, self.label = kernel, label
-        shape = tuple(kernel.shape)
-        self.shape = (shape[0] * shape[1], shape[2] * shape[3]) if len(shape) == 4 else shape
-        if len(shape) == 4:
-            self.kernel = kernel.reshape(self.shape)
-
-    @property
-    def chunks(self) -> tuple[int, ...] | None:
-        return self.kernel.chunks if isinstance(self.kernel, KernelFile) else None
-
-    def block(self, index: tuple[slice, ...]) -> Tensor:
-        """A part of the kernel as a matrix."""
-        return self.kernel[index].flatten(0, -2)
-
-    def check_like(self, other: _Source) -> None:
-        if self.shape != other.shape:
-            raise InputError(
-                f"{self.label} kernel has shape {self.shape} but {other.label} has {other.shape}; "
-                "a distance needs kernels of the same samples and outputs"
-            )
-
-
-def check_norm(square: float, label: str) -> float:
-    """The norm of a kernel from its square, if the kernel has a direction at all."""
-    if not math.isfinite(square):
-        raise UndefinedDistanceError(
-            f"{label} kernel contains NaN or infinity (or overflows float64 when squared), so it "
-            "has no direction"
-        )
-    if square == 0:
-        raise UndefinedDistanceError(f"{label} kernel is zero, so it has no direction")
-    return math.sqrt(square)
-
-
-def _side_by_side(sources: list[_Source]) -> Iterator[list[Tensor]]:
-    """The same block of every kernel, in chunks of the first that lies in a file."""
-    shape = sources[0].shape
-    chunks = next((s.chunks for s in sources if s.chunks), (1, shape[-1]))
-    for index in block_indices(shape, chunks, BAND // len(sources)):
-        yield [s.block(index) for s in sources]
-
-
-def _stacked(sources: list[_Source]) -> Iterator[tuple[int, Tensor]]:
+def _stacked(sources: list[Source]) -> Iterator[tuple[int, Tensor]]:
     """Pieces of all kernels side by side, [S, entries] in float64."""
     size = max(1, PIECE // len(sources))
     piece = torch.empty(len(sources), size, dtype=torch.float64)
-    for blocks in _side_by_side(sources):
+    for _, blocks in side_by_side(sources, BAND):
         flat = [block.flatten().cpu() for block in blocks]
         for start in range(0, len(flat[0]), size):
             count = min(size, len(flat[0]) - start)
             for row, whole in zip(piece, flat, strict=True):
                 row[:count] = whole[start : start + count]
             yield 1, piece[:, :count]
+
+
+def _chords(sources: list[Source], norms: tuple[float, float]) -> float:
+    return sum(_chord(left, right, norms) for _, (left, right) in side_by_side(sources, BAND))
 
 
 def _chord(a: Tensor, b: Tensor, norms: tuple[float, float]) -> float:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -21,7 +20,7 @@ from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.autograd.graph import get_gradient_edge
 from torch.overrides import TorchFunctionMode
 
-from entk.capture import Call, check_finite, forward
+from entk.capture import Call, check_finite, forward, saved_storages
 from entk.derived import leaves_of
 from entk.errors import ModelStateError
 from entk.ops import choose_backend, products
@@ -207,22 +206,15 @@ def _look(model, state, covered, x, decisions, forbidden, traced: bool) -> Look:
     backend = choose_backend("auto", like.device, like.dtype)
     functions = products(backend, "ieee").functions
     recorder = Recorder(covered, functions, decisions, forbidden)
-    kept: dict[int, int] = {}
-
-    def note(t: Tensor) -> Tensor:
-        with suppress(RuntimeError):  # inside the model's own transforms there is no storage
-            kept[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
-        return t.detach()  # an output that its own node kept would keep the graph for ever
-
     start = time.perf_counter()
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
-        with recorder:
-            y = forward(model, state, x, traced=traced)
+    with saved_storages() as kept, recorder:
+        y = forward(model, state, x, traced=traced)
     seconds = time.perf_counter() - start
     check_finite(y)
     for call in recorder.calls:
         call.check_input()
-        note(call.arguments["input"])
+        storage = call.arguments["input"].untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
     for t in (*named_tensors(x, "x").values(), *state.values()):
         kept.pop(t.untyped_storage().data_ptr(), None)
     return Look(y, recorder, sum(kept.values()), seconds)

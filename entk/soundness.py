@@ -13,6 +13,14 @@ from entk.capture import forward
 from entk.errors import UnsupportedModelError
 from entk.samples import Samples
 
+SEVERAL = 8  # samples, spread over the data, on which layouts and independence are tested
+
+
+def several_of(x: Tensor | Samples) -> Tensor | Samples:
+    """A few samples of x, two at least."""
+    several = x[torch.linspace(0, len(x) - 1, min(len(x), SEVERAL)).long()]
+    return several if len(several) > 1 else x[[0, 0]]
+
 
 def check_independence(model, state, x: Tensor | Samples, y: Tensor, first: Tensor) -> None:
     """Each sample's outputs must be what they are when it is alone; `first`: the first one's.

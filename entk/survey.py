@@ -16,9 +16,7 @@ from entk.layouts import find_layouts
 from entk.rates import Timing
 from entk.recorder import Decision, Look, Recorder, look
 from entk.samples import Samples
-from entk.soundness import check_checkpoints, check_independence
-
-SEVERAL = 8  # samples, spread over the data, on which layouts and independence are tested
+from entk.soundness import check_checkpoints, check_independence, several_of
 
 
 @dataclass(frozen=True)
@@ -78,8 +76,7 @@ def survey(model: nn.Module, x: Tensor | Samples, names: tuple[str, ...], total:
     The outputs themselves are looked at in either case: their sum can be a constant.
     """
     begin = time.perf_counter()
-    several = x[torch.linspace(0, len(x) - 1, min(len(x), SEVERAL)).long()]
-    several = several if len(several) > 1 else x[[0, 0]]
+    several = several_of(x)
     one = several[:1]
     refused: dict[str, str] = {}
     forbidden: dict[int, tuple[str, ...]] = {}  # place of a call that is no use of data

@@ -229,6 +229,11 @@ A = torch.eye(3)
     ("arguments", "error", "text"),
     [
         ((A, torch.eye(4)), entk.InputError, r"shape \(3, 3\) but the second has \(4, 4\)"),
+        (
+            (A.view(3, 1, 3, 1), A.view(1, 3, 1, 3)),
+            entk.InputError,
+            r"\(3, 1, 3, 1\) but the second",
+        ),
         ((A, torch.zeros(3, 3)), entk.UndefinedDistanceError, "the second kernel is zero"),
         ((torch.zeros(3, 3), A), entk.UndefinedDistanceError, "the first kernel is zero"),
         ((A, A * torch.nan), entk.UndefinedDistanceError, "the second kernel contains NaN or inf"),

@@ -10,7 +10,7 @@ from torch import nn
 
 import entk
 from tests import oracle, tolerance
-from tests.cases import CASES
+from tests.cases import CASES, fn, of
 
 BY_NAME = {case.name: case for case in CASES}
 
@@ -109,6 +109,33 @@ def test_the_model_is_copied_not_touched():
     fresh = linear(x).detach()
     assert not torch.equal(fresh, outputs)  # it moved
     assert fresh.abs().sum() > 0  # but not with the model
+
+
+def counting(self, x: torch.Tensor) -> torch.Tensor:
+    """Writes into its samples and into a buffer."""
+    self.calls += 1
+    return self.f(x.mul_(2)) * self.calls
+
+
+def test_samples_and_buffers_are_left_alone():
+    model = fn(counting, f=of(nn.Linear, 4, 2))().double().eval()
+    model.register_buffer("calls", torch.zeros(1, dtype=torch.float64))
+    x = torch.randn(5, 4, dtype=torch.float64)
+    before, linear = x.clone(), entk.linearize(model)
+    found = [linear(x).detach() for _ in range(2)]
+    assert torch.equal(x, before)
+    expected = model(x.clone()).detach()
+    assert tolerance.error(found[0], expected) <= tolerance.FLOAT64
+    assert torch.equal(*found)
+
+
+def test_a_backward_pass_without_a_derivative_is_named():
+    model = fn(lambda s, x: s.e((x > 0).long()), e=of(nn.EmbeddingBag, 2, 3))().eval()
+    with pytest.raises(entk.UnsupportedModelError, match="'_embedding_bag_backward' is not impl"):
+        entk.linearize(model)(torch.randn(5, 4))
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied") as error:
+        entk.linearize(mlp())(torch.randn(5, 3, dtype=torch.float64))
+    assert not isinstance(error.value, entk.EntkError)  # the model's own, as it is
 
 
 def test_parameters_have_the_models_names():

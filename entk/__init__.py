@@ -12,7 +12,7 @@ from entk.errors import (
     UndefinedDistanceError,
     UnsupportedModelError,
 )
-from entk.kernel import jacobian, ntk, plan_ntk
+from entk.kernel import jacobian, ntk, plan_ntk, sketch_error
 from entk.linearize import LinearizedModel, linearize
 from entk.plan import Plan
 from entk.rates import Rates
@@ -41,6 +41,7 @@ __all__ = [
     "ntk",
     "open_kernel",
     "plan_ntk",
+    "sketch_error",
     "trajectory_distances",
     "write_ntk",
 ]

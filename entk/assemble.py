@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -21,9 +22,10 @@ from entk.inputs import (
     parameter_names,
 )
 from entk.ops import choose_backend, products
-from entk.plan import Job, Plan, layer_costs, parse_bytes
+from entk.plan import Job, Plan, layer_costs, parse_bytes, product_cost
 from entk.precision import check_precision, computing
 from entk.rates import Rates, choose_rates
+from entk.sketch import ERROR, Sketch, estimate, split, square
 from entk.survey import Survey, survey
 from entk.tiling import available_memory, captures, choose_tiles, footprint
 
@@ -53,24 +55,33 @@ class Engine:
 
     @property
     def groups(self) -> list[str]:
-        names = [layer_name(s.name) if self.by_layer else WHOLE for s in self.found.served]
-        return list(dict.fromkeys(names))
+        return list(dict.fromkeys(self._group(s.name) for s in self.found.served))
+
+    def _group(self, parameter: str) -> str:
+        return layer_name(parameter) if self.by_layer else WHOLE
 
     def block(self, x: Tensor) -> Block:
         """What the samples x contribute, in the form that the plan's strategies need."""
         with computing():
-            made = capture_block(self.model, self.found, x, self.plan)
+            made = capture_block(self.model, self.found, x, self.plan, self._group)
         groups: dict[str, list] = {group: [] for group in self.groups}
+        if self.plan.sketch is not None:
+            groups |= {group: [("rows", p) for p in split(phi)] for group, phi in made.items()}
+            return Block(len(x), groups)
         strategies = {c.name: c.strategy for c in self.plan.layers}
         for name, part in made.items():
-            group = layer_name(name) if self.by_layer else WHOLE
-            groups[group].append((strategies[name], part))
+            groups[self._group(name)].append((strategies[name], part))
         return Block(len(x), {group: _join_small(parts) for group, parts in groups.items()})
 
     def tile(self, x: Block, z: Block, like: Tensor, lower: bool) -> Tile:
         """The tile of two blocks, of the dtype and device of `like`; `lower`: they are the same."""
         shape = kernel_shape(x.samples, z.samples, self.found.outputs, self.plan.outputs)
         backend = products(self.plan.backend, self.plan.precision)
+        if self.plan.sketch is not None:
+            with computing(), torch.no_grad():
+                return self._sketched_tile(
+                    x, z, partial(like.new_zeros, shape), backend.gram, lower
+                )
         found = {}
         one, two = Scratch(), Scratch()
         with computing(), torch.no_grad():
@@ -83,6 +94,21 @@ class Engine:
                 if lower:
                     mirror(out, self.plan.outputs)
         return found
+
+    def _sketched_tile(self, x: Block, z: Block, zeros: Callable, gram: Callable, lower: bool):
+        """The groups of probes one by one, for the error shows between them."""
+        outputs = self.plan.outputs
+
+        def share(left: Tensor, right: Tensor) -> Tensor:
+            gram(left, right, part := zeros(), outputs, lower=lower)
+            return mirror(part, outputs) if lower else part
+
+        found, errors = {}, []
+        for group in self.groups:
+            pairs = zip(x.groups[group], z.groups[group], strict=True)
+            found[group], error = estimate(zeros(), (share(a, b) for (_, a), (_, b) in pairs))
+            errors.append(error)  # layers have independent probes: errors add up
+        return found | {ERROR: torch.stack([sum(errors), square(sum(found.values()))])}
 
     def tiles(
         self, x: Tensor, z: Tensor | None, wanted: Iterable[tuple[int, int]]
@@ -180,25 +206,28 @@ def make_plan(
     rates: Rates | str | None = None,
     copies: int = 1,
     streamed: bool = False,
+    sketch: Sketch | None = None,
 ) -> Plan:
-    """A plan from a survey; `copies` kernels are kept (by_layer), none if `streamed`."""
+    """A plan from a survey, of `copies` kernels (by_layer) that are kept, or else `streamed`."""
     samples = (len(x), len(x if z is None else z))
     backend = choose_backend(backend, like.device, like.dtype)
     precision = check_precision(precision, backend, like.dtype)
     if block is not None and (not isinstance(block, int) or block < 1):
         raise InputError(f"block={block!r}, expected a number of samples, at least 1")
     memory = available_memory(like.device) if memory is None else parse_bytes(memory)
-    job = Job(samples, outputs, z is None, like.element_size(), backend)
+    job = Job(samples, outputs, z is None, like.element_size(), backend, sketch=sketch)
+    sketched = 0 if sketch is None else copies * sketch.size
     shape = kernel_shape(*samples, found.outputs, outputs)
     result = 0 if streamed else copies * like.element_size() * torch.Size(shape).numel()
     rates = choose_rates(rates, backend, like.device, like.dtype, outputs)
     wanted = block
     for _ in range(2):  # costs depend on the tiles, which depend on what the costs have chosen
         costs = layer_costs(found, job, strategy, rates)
-        size = footprint(found, costs, outputs, like.element_size(), result)
+        size = footprint(found, costs, outputs, like.element_size(), result, sketched)
         tiles = choose_tiles(size, samples, found.outputs, memory, wanted, z is None)
         block, chunk, keep, peak = tiles
-        job = replace(job, blocks=tuple(math.ceil(n / block) for n in samples))
+        blocks, rounds = (math.ceil(n / block) for n in samples), math.ceil(found.outputs / chunk)
+        job = replace(job, blocks=tuple(blocks), rounds=rounds)
     return Plan(
         layers=costs,
         shape=shape,
@@ -215,6 +244,8 @@ def make_plan(
         peak=peak,
         precision=precision,
         rates=rates,
+        sketch=sketch,
+        product=product_cost(job, found.outputs, copies, rates),
         capture_seconds=_capture_seconds(found, job, block, keep),
     )
 
@@ -236,6 +267,7 @@ def check_plan(
     precision: str | None = None,
     backend: str = "auto",
     memory: int | str | None = None,
+    sketch: Sketch | None = None,
 ) -> None:
     """A plan that the user brings must have been made for this very request."""
     samples = (len(x), len(x if z is None else z))
@@ -251,6 +283,7 @@ def check_plan(
         "precision": precision,
         "backend": None if backend == "auto" else backend,
         "memory": None if memory is None else parse_bytes(memory),
+        "sketch": sketch,
     }
     expected |= {what: value for what, value in named.items() if value is not None}
     for what, value in expected.items():

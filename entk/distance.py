@@ -18,12 +18,16 @@ from entk.errors import InputError, UndefinedDistanceError
 from entk.inputs import first_parameter
 from entk.ops.gram_dot import gram_dot
 from entk.plan import parse_bytes
+from entk.sketch import check_sketch
 from entk.store import BAND, KernelFile, block_indices, open_kernel
 from entk.tiling import available_memory
 
 Kernel = Tensor | np.ndarray | KernelFile | str | PathLike
 
-OPTIONS = ("outputs", "params", "memory", "block", "strategy", "backend", "precision", "rates")
+OPTIONS = (
+    *("outputs", "params", "memory", "block", "strategy", "backend", "precision", "rates"),
+    *("sketch", "seed"),
+)
 PIECE = 1 << 19  # numbers in float64 that are worked on at once: they stay in a cache
 SMALL = 1e-4  # below this 1 - cos has lost digits, and half the squared chord is taken instead
 ROUNDING = 1e-31  # half the squared chord of two roundings of one unit vector in float64
@@ -36,7 +40,8 @@ def kernel_distance(
 
     A and B are tensors, arrays, `KernelFile`s or paths to them, of one shape; or two models,
     whose kernels at x (and z) are then computed tile by tile and not kept (`options` as for
-    `ntk`: outputs, params, memory, block, strategy, backend, precision, rates).
+    `ntk`: outputs, params, memory, block, strategy, backend, precision, rates, sketch, seed; a
+    sketch has the same probes for both models).
 
     S is 0 for a kernel and any positive multiple of it, 1 for orthogonal ones, and arccos(1 - S)
     is the angle between them. Small S keep their leading digits (S = |A/|A| - B/|B||^2 / 2);
@@ -199,7 +204,7 @@ def _model_distance(a, b, x, z, *, outputs="all", params=None, **options) -> flo
     def tiles() -> Iterator[tuple[int, Tensor, Tensor]]:
         walks = (e.tiles(x, z, e.plan.tiles()) for e in engines)
         for (i, j, left), (_, _, right) in zip(*walks, strict=True):
-            yield 2 if z is None and i != j else 1, left[WHOLE], right[WHOLE]
+            yield engines[0].plan.weight(i, j), left[WHOLE], right[WHOLE]
 
     sums = sum(weight * gram_dot(left, right).cpu() for weight, left, right in tiles())
     norms = tuple(
@@ -224,6 +229,7 @@ def _pair(a, b, x, z, outputs, params, options) -> list[Engine]:
             f"model_a has {found[0].outputs} outputs but model_b {found[1].outputs}; a distance "
             "needs the same outputs"
         )
+    options["sketch"] = check_sketch(options.pop("sketch", None), options.pop("seed", 0))
     memory = options.pop("memory", None)
     memory = available_memory(likes[0].device) if memory is None else parse_bytes(memory)
     plans = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from entk.generic import generic_jacobian
 from entk.ops import products
 from entk.plan import Plan
 from entk.rules.base import plain_empty
+from entk.sketch import Projector
 from entk.survey import Served, Survey
 
 
@@ -47,9 +49,16 @@ class Scratch:
 
 
 def capture_block(
-    model: nn.Module, found: Survey, x: Tensor, plan: Plan
+    model: nn.Module,
+    found: Survey,
+    x: Tensor,
+    plan: Plan,
+    group: Callable[[str], str] = lambda parameter: parameter,
 ) -> dict[str, Tensor | Pending]:
-    """{parameter: rows [N, O, P] or pending factors} for the samples x."""
+    """{parameter: rows [N, O, P] or pending factors} for the samples x.
+
+    With a sketch {group: [N, O, k], unscaled}, where `group` says which group a parameter is in.
+    """
     leaves, state = leaf_state(model, (s.name for s in found.served), found.writes_parameters)
     total = plan.outputs == "sum"
     recorder = found.recorder(leaves, products(plan.backend, plan.precision).functions)
@@ -57,12 +66,21 @@ def capture_block(
         y = forward(model, state, x, total)
     calls = recorder.calls
     _check_forward(y, calls, found, len(x))
-    block = _Collected(found, plan, calls, len(x))
+    if plan.sketch is None:
+        block = _Collected(found, plan, calls, len(x))
+    else:
+        block = _Sketched(found, plan, calls, len(x), group)
     for o, column in enumerate(gradients(y, calls)):
         for i in range(len(calls)):
             g, column[i] = column[i], None  # goes as soon as it is used
             block.take(o, i, g)
-    return block.rows | block.pending() | _generic(model, state, found, x, total, plan)
+        block.finish(o)
+    rest = _generic(model, state, found, x, total, plan)
+    if plan.sketch is None:
+        return block.rows | block.pending() | rest
+    for name, j in rest.items():
+        block.project(name, j, 0)
+    return block.sketches
 
 
 class _Collected:
@@ -81,7 +99,7 @@ class _Collected:
                 if role in calls[i].rule.rows:
                     self.maps[i].append((s, calls[i].rows(role, found.layouts[i])))
                 else:
-                    self.factors[i] = (s, role, strategy[s.name] == "rows")
+                    self.factors[i] = (s, role, strategy[s.name] in ("rows", "sketch"))
 
     def take(self, o: int, i: int, g: Tensor | None) -> None:
         """The gradient of output o at call i; None: zero."""
@@ -99,10 +117,16 @@ class _Collected:
         if to_rows and (o % depth == depth - 1 or o == self.found.outputs - 1):
             start = o - o % depth
             factors = call.factors(role, layout, self.stacks[i][:, : o + 1 - start])
-            tokens = len(call.arguments[role])
-            self._put(s, start, factors.rows(tokens) if factors.is_tokens else self.form(factors))
+            self._add_factors(s, start, factors, len(call.arguments[role]))
             if o == self.found.outputs - 1:
                 del self.stacks[i]
+
+    def finish(self, o: int) -> None:
+        """All calls have given their gradient of output o."""
+
+    def _add_factors(self, s: Served, start: int, factors: Factors, tokens: int) -> None:
+        """Factors of the outputs from `start` on become rows."""
+        self._put(s, start, factors.rows(tokens) if factors.is_tokens else self.form(factors))
 
     def _put(self, s: Served, start: int, part: Tensor) -> None:
         """Rows of the outputs from `start` on; those of all of a parameter's calls are added."""
@@ -123,6 +147,45 @@ class _Collected:
                     (call, role, self.found.layouts[i], self.stacks[i])
                 )
         return {name: Pending(tuple(each)) for name, each in uses.items()}
+
+
+class _Sketched(_Collected):
+    """Output gradients are projected as soon as a chunk of outputs has its own."""
+
+    def __init__(self, found: Survey, plan: Plan, calls: list[Call], samples: int, group: Callable):
+        super().__init__(found, plan, calls, samples)
+        self.projector, self.group = Projector(plan.sketch), group
+        self.chunk = min(plan.chunk, found.outputs)
+        self.sketches: dict[str, Tensor] = {}
+
+    def project(self, name: str, part: Tensor | Factors, start: int) -> None:
+        """Add what a parameter gives to the outputs from `start` on."""
+        rows = isinstance(part, Tensor)
+        found = self.projector.rows(name, part) if rows else self.projector.factors(name, part)
+        group = self.group(name)
+        if group not in self.sketches:
+            shape = (self.samples, self.found.outputs, found.shape[2])
+            self.sketches[group] = found.new_zeros(shape)
+        self.sketches[group][:, start : start + found.shape[1]] += found
+
+    def finish(self, o: int) -> None:
+        """Rows wait for all of a chunk: their signs are many, and formed once for it."""
+        if o % self.chunk == self.chunk - 1 or o == self.found.outputs - 1:
+            start = o - o % self.chunk
+            for name in list(self.rows):
+                self.project(name, self.rows.pop(name)[:, : o + 1 - start], start)
+
+    def _add_factors(self, s: Served, start: int, factors: Factors, tokens: int) -> None:
+        if s.product_probes:
+            self.project(s.name, factors, start)
+        else:
+            super()._add_factors(s, start, factors, tokens)
+
+    def _put(self, s: Served, start: int, part: Tensor) -> None:
+        if s.name not in self.rows:
+            self.rows[s.name] = part.new_zeros(self.samples, self.chunk, s.size)
+        at = start % self.chunk
+        self.rows[s.name][:, at : at + part.shape[1]] += part
 
 
 def _check_forward(y: Tensor, calls: list[Call], found: Survey, n: int) -> None:

@@ -16,6 +16,7 @@ from entk.assemble import (
     prepare,
     transposed,
 )
+from entk.errors import InputError
 from entk.factors import Factors
 from entk.features import capture_block
 from entk.inputs import check_outputs, first_parameter
@@ -23,6 +24,7 @@ from entk.plan import Plan
 from entk.precision import computing
 from entk.progress import Progress
 from entk.rates import Rates
+from entk.sketch import ERROR, check_sketch, relative_error
 
 
 def plan_ntk(
@@ -39,6 +41,8 @@ def plan_ntk(
     backend: str = "auto",
     precision: str | None = None,
     rates: Rates | str | None = None,
+    sketch: int | None = None,
+    seed: int = 0,
 ) -> Plan:
     """How `ntk` would compute this kernel and what that costs; `print(plan)` shows a table.
 
@@ -51,8 +55,8 @@ def plan_ntk(
     names, found = prepare(model, x, z, outputs, params)
     like = first_parameter(model, names)
     options = {"memory": memory, "block": block, "strategy": strategy}
-    options |= {"backend": backend, "precision": precision, "copies": _copies(names, by_layer)}
-    options["rates"] = rates
+    options |= {"backend": backend, "precision": precision, "copies": copies(names, by_layer)}
+    options |= {"rates": rates, "sketch": check_sketch(sketch, seed)}
     return make_plan(found, x, z, like, outputs, **options)
 
 
@@ -69,9 +73,13 @@ def ntk(
     plan: Plan | None = None,
     backend: str = "auto",
     rates: Rates | str | None = None,
+    sketch: int | None = None,
+    seed: int = 0,
     progress: bool | Callable[[int, int], None] = False,
 ) -> Tensor | dict[str, Tensor]:
-    """The empirical neural tangent kernel of `model` between the samples of x and of z, exactly.
+    """The empirical neural tangent kernel of `model` between the samples of x and of z.
+
+    It is exact unless `sketch` asks for an estimate.
 
     With J[n,o] = d f_o(x_n) / d w over the requested parameters and J' the same at z
     (z = None stands for x), f flattened to O outputs per sample:
@@ -94,6 +102,11 @@ def ntk(
         plan: a plan from `plan_ntk` for the same request.
         backend: "auto", or the name of one that has to serve (see `entk.backends`).
         rates: what strategies are chosen by, as for `plan_ntk`.
+        sketch: None: the exact kernel. A multiple of 8, k: an unbiased estimate from k random
+            projections of each Jacobian, whose error falls as 1 / sqrt(k); see `sketch_error`.
+            With by_layer each layer has its own k, and the sum is the better estimate.
+        seed: which projections; the same on every device and for every model with these
+            parameter names.
         progress: True shows tiles done on stderr; a function gets (done, total).
 
     Raises:
@@ -108,24 +121,66 @@ def ntk(
     """
     names, found = prepare(model, x, z, outputs, params)
     like = first_parameter(model, names)
+    projections = check_sketch(sketch, seed)
     if plan is None:
         options = {"memory": memory, "backend": backend, "precision": precision, "rates": rates}
-        options["copies"] = _copies(names, by_layer)
+        options |= {"copies": copies(names, by_layer), "sketch": projections}
         plan = make_plan(found, x, z, like, outputs, **options)
     else:
-        check_plan(plan, names, found, x, z, like, outputs, precision, backend, memory)
+        check_plan(plan, names, found, x, z, like, outputs, precision, backend, memory, projections)
     engine = Engine(model, found, plan, by_layer)
     kernels = {group: like.new_zeros(plan.shape) for group in engine.groups}
     wanted = list(plan.tiles())
     with Progress(progress, len(wanted), "ntk") as bar:
         for i, j, tile in engine.tiles(x, z, wanted):
             rows, columns = plan.span(i), plan.span(j, axis=1)
-            for group, part in tile.items():
-                place(kernels[group], part, rows, columns, outputs)
+            for group, kernel in kernels.items():
+                place(kernel, tile[group], rows, columns, outputs)
                 if plan.symmetric and i != j:
-                    place(kernels[group], transposed(part, outputs), columns, rows, outputs)
+                    place(kernel, transposed(tile[group], outputs), columns, rows, outputs)
             bar.advance()
     return kernels if by_layer else kernels[WHOLE]
+
+
+def sketch_error(
+    model: nn.Module,
+    x: Tensor,
+    z: Tensor | None = None,
+    *,
+    sketch: int,
+    seed: int = 0,
+    outputs: str = "all",
+    params: Iterable[str] | None = None,
+    by_layer: bool = False,
+    memory: int | str | None = None,
+    backend: str = "auto",
+    rates: Rates | str | None = None,
+) -> float:
+    """The expected relative error of `ntk(..., sketch=sketch)`: sqrt(E |S - K|^2) / |K|.
+
+    Norms are Frobenius norms over all entries, S is the sketch and K the exact kernel, of which
+    nothing is computed: 8 groups of k / 8 probes give 8 independent kernels, and the error is that
+    of their mean. It costs what the sketch costs, and keeps no kernel. It is an estimate itself,
+    from 7 degrees of freedom in each entry; infinite where the kernel is lost in the noise.
+    `write_ntk` does the same on the way: `KernelFile.sketch_error`.
+
+    Raises as `ntk`. Source: docs/science.md, "Sketched kernels".
+
+    >>> import torch, entk
+    >>> model, x = torch.nn.Linear(3, 2), torch.randn(4, 3)
+    >>> entk.sketch_error(model, x, sketch=4096) < 0.1
+    True
+    """
+    names, found = prepare(model, x, z, outputs, params)
+    options = {"memory": memory, "backend": backend, "rates": rates, "streamed": True}
+    options |= {"copies": copies(names, by_layer), "sketch": check_sketch(sketch, seed)}
+    if sketch is None:
+        raise InputError(
+            "sketch=None, expected a number of projections: the exact kernel has no error"
+        )
+    plan = make_plan(found, x, z, first_parameter(model, names), outputs, **options)
+    tiles = Engine(model, found, plan, by_layer).tiles(x, z, plan.tiles())
+    return relative_error(sum(plan.weight(i, j) * tile[ERROR] for i, j, tile in tiles))
 
 
 def jacobian(
@@ -156,8 +211,8 @@ def jacobian(
     }
 
 
-def _copies(names: tuple[str, ...], by_layer: bool) -> int:
-    """Kernels that are in memory at the end."""
+def copies(names: tuple[str, ...], by_layer: bool) -> int:
+    """Kernels that are there at the end."""
     return len({layer_name(name) for name in names}) if by_layer else 1
 
 

@@ -13,7 +13,7 @@ from entk.errors import InputError
 from entk.factors import kernel_shape
 from entk.ops.pairs_gram import SCRATCH
 from entk.plan import LayerCost, feature_elements, format_bytes
-from entk.survey import Survey
+from entk.survey import Served, Survey
 
 TILE_ROWS = 640  # N*O of a tile: products run near their peak
 NARROWEST = 4 * 192  # parameters of the narrowest strip, as in csrc/gram.cpp
@@ -50,27 +50,45 @@ class Footprint:
 
 
 def footprint(
-    found: Survey, costs: tuple[LayerCost, ...], outputs: str, itemsize: int, result: int
+    found: Survey,
+    costs: tuple[LayerCost, ...],
+    outputs: str,
+    itemsize: int,
+    result: int,
+    sketched: int = 0,
 ) -> Footprint:
+    """`sketched` is how many numbers a sketch keeps for each sample and output."""
     o = found.outputs
     strategy = {c.name: c.strategy for c in costs}
-    feature = sum(feature_elements(s, strategy[s.name], o) for s in found.served)
+    used = set(strategy.values())
+    feature = o * sketched + sum(feature_elements(s, strategy[s.name], o) for s in found.served)
     generic = sum(s.size for s in found.served if s.kind == "generic")
     factored = [s for s in found.served if s.kind == "factors"]
-    formed = [s for s in factored if strategy[s.name] == "rows"]
-    products = [s for s in factored if strategy[s.name] != "rows"]
+    formed = [s for s in factored if strategy[s.name] in ("rows", "sketch")]
+    products = [s for s in factored if strategy[s.name] in ("pairs", "fused")]
     return Footprint(
         feature=itemsize * feature,
         activations=found.activations + 2 * itemsize * o * generic,
         gradients=itemsize * sum(found.call_outputs),
-        stacked=itemsize * sum(s.gradient + s.size for s in formed),
-        patches=itemsize * max((s.patch for s in formed), default=0),
+        stacked=itemsize * sum(_stacked(s, strategy[s.name], found) for s in found.served),
+        patches=itemsize * max((s.patch + s.groups * s.t for s in formed), default=0),
         factors=itemsize * max((s.patch + o * s.gradient for s in products), default=0),
         result=result,
         tile=itemsize * math.prod(kernel_shape(1, 1, o, outputs)),
-        strip=2 * itemsize * o * NARROWEST if "fused" in strategy.values() else 0,
-        scratch=3 * itemsize * SCRATCH if {"pairs", "fused"} & set(strategy.values()) else 0,
+        strip=2 * itemsize * o * NARROWEST if "fused" in used else 0,
+        scratch=3 * itemsize * SCRATCH if {"pairs", "fused", "sketch"} & used else 0,
     )
+
+
+def _stacked(s: Served, strategy: str, found: Survey) -> int:
+    """Elements of one sample and output that wait for a chunk of outputs."""
+    if strategy == "rows" and s.kind == "factors":
+        return s.gradient + s.size
+    if strategy != "sketch" or s.kind == "generic":
+        return 0
+    if s.product_probes:
+        return 2 * sum(found.call_outputs[i] for i, _ in s.calls)  # and one copy of the other order
+    return s.size
 
 
 def choose_tiles(

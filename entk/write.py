@@ -14,12 +14,14 @@ from torch import Tensor, nn
 from entk.assemble import Engine, check_plan, make_plan, prepare
 from entk.errors import InputError, ResumeError
 from entk.inputs import first_parameter
+from entk.kernel import copies
 from entk.ops import choose_backend
 from entk.plan import Plan
 from entk.precision import check_precision
 from entk.progress import Progress
 from entk.rates import Rates
 from entk.shards import Shards
+from entk.sketch import Sketch, check_sketch
 from entk.store import KernelFile
 
 
@@ -37,6 +39,8 @@ def write_ntk(
     plan: Plan | None = None,
     backend: str = "auto",
     rates: Rates | str | None = None,
+    sketch: int | None = None,
+    seed: int = 0,
     progress: bool | Callable[[int, int], None] = False,
     resume: bool = True,
 ) -> KernelFile:
@@ -46,7 +50,8 @@ def write_ntk(
     it computes only what is missing, by the plan it started with, and the file comes out bit for
     bit as if nothing had happened (same machine, same number of threads). The file appears under
     its name only when whole; if it is there already, it is opened and nothing is computed.
-    `memory` need not hold the kernel. Other arguments as for `ntk`; layout as in `KernelFile`.
+    `memory` need not hold the kernel. Other arguments as for `ntk`; layout as in `KernelFile`,
+    whose `sketch_error` is the measured error of a sketch.
 
     Raises:
         ResumeError: `path` holds or began another request (other model, data or options).
@@ -58,13 +63,15 @@ def write_ntk(
         raise InputError(f"the folder {path.parent} does not exist; create it first")
     names, found = prepare(model, x, z, outputs, params)
     like = first_parameter(model, names)
+    projections = check_sketch(sketch, seed)
     if plan is not None:
-        check_plan(plan, names, found, x, z, like, outputs, precision, backend, memory)
-        precision = plan.precision
+        named = (precision, backend, memory, projections)
+        check_plan(plan, names, found, x, z, like, outputs, *named)
+        precision, projections = plan.precision, plan.sketch
     else:
         chosen = choose_backend(backend, like.device, like.dtype)
         precision = check_precision(precision, chosen, like.dtype)
-    request = _request(model, x, z, names, outputs, by_layer, precision)
+    request = _request(model, x, z, names, outputs, by_layer, precision, projections)
     store = Shards(path, request)
     if not resume:
         shutil.rmtree(store.folder, ignore_errors=True)
@@ -72,7 +79,7 @@ def write_ntk(
         return KernelFile(path)
     if plan is None:
         options = {"memory": memory, "backend": backend, "precision": precision, "rates": rates}
-        options["streamed"] = True
+        options |= {"copies": copies(names, by_layer), "streamed": True, "sketch": projections}
         plan = store.begun() or make_plan(found, x, z, like, outputs, **options)
         if backend not in ("auto", plan.backend):
             raise ResumeError(
@@ -92,7 +99,14 @@ def write_ntk(
 
 
 def _request(
-    model, x, z, names: tuple[str, ...], outputs: str, by_layer: bool, precision: str
+    model,
+    x,
+    z,
+    names: tuple[str, ...],
+    outputs: str,
+    by_layer: bool,
+    precision: str,
+    sketch: Sketch | None,
 ) -> dict:
     """What identifies a kernel: the same request gives the same numbers."""
     state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
@@ -105,6 +119,8 @@ def _request(
         "outputs": outputs,
         "by_layer": by_layer,
         "precision": precision,
+        "sketch": None if sketch is None else sketch.size,
+        "seed": None if sketch is None else sketch.seed,
     }
 
 

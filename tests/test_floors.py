@@ -16,7 +16,7 @@ LONGEST = 300
 # A module of entk imports from lower floors only; the files of ops/ and rules/ know each other.
 FLOORS = (
     ("errors", "factors", "pages", "progress"),
-    ("inputs", "ops", "rules"),
+    ("inputs", "ops", "rules", "sketch"),
     ("backends", "capture", "precision"),
     ("generic", "linearize", "rates", "soundness"),
     ("survey",),

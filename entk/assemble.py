@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from entk.capture import check_state
 from entk.errors import InputError
-from entk.factors import Factors, kernel_shape
+from entk.factors import Factors, kernel_shape, mirror
 from entk.features import Pending, Scratch, capture_block
 from entk.inputs import (
     check_model,
@@ -151,27 +151,6 @@ def _join_small(parts: list[Part]) -> list[Part]:
     if len(small) > 1:
         small = [torch.cat(small, 2)]
     return rest + [("rows", p) for p in small]
-
-
-def mirror(tile: Tensor, outputs: str) -> Tensor:
-    """Fill the part above the diagonal from the one below it, in place: exactly symmetric."""
-    square = tile.view(tile.shape[0] * tile.shape[1], -1) if outputs == "all" else tile
-    square.tril_()
-    square.add_(square.tril(-1).mT)
-    return tile
-
-
-def transposed(tile: Tensor, outputs: str) -> Tensor:
-    """The tile of (z, x) from that of (x, z)."""
-    return tile.permute(2, 3, 0, 1) if outputs == "all" else tile.mT
-
-
-def place(out: Tensor, tile: Tensor, rows: slice, columns: slice, outputs: str) -> None:
-    """Write a tile into the kernel of all samples."""
-    if outputs == "all":
-        out[rows, :, columns] = tile
-    else:
-        out[..., rows, columns] = tile
 
 
 def prepare(

@@ -99,7 +99,7 @@ class _Collected:
                 if role in calls[i].rule.rows:
                     self.maps[i].append((s, calls[i].rows(role, found.layouts[i])))
                 else:
-                    self.factors[i] = (s, role, strategy[s.name] in ("rows", "sketch"))
+                    self.factors[i] = (s, role, strategy[s.name] not in ("pairs", "fused"))
 
     def take(self, o: int, i: int, g: Tensor | None) -> None:
         """The gradient of output o at call i; None: zero."""
@@ -156,6 +156,7 @@ class _Sketched(_Collected):
         super().__init__(found, plan, calls, samples)
         self.projector, self.group = Projector(plan.sketch), group
         self.chunk = min(plan.chunk, found.outputs)
+        self.products = {c.name for c in plan.layers if c.strategy == "sketch"}
         self.sketches: dict[str, Tensor] = {}
 
     def project(self, name: str, part: Tensor | Factors, start: int) -> None:
@@ -176,10 +177,11 @@ class _Sketched(_Collected):
                 self.project(name, self.rows.pop(name)[:, : o + 1 - start], start)
 
     def _add_factors(self, s: Served, start: int, factors: Factors, tokens: int) -> None:
-        if s.product_probes:
+        if s.name in self.products:
             self.project(s.name, factors, start)
         else:
-            super()._add_factors(s, start, factors, tokens)
+            rows = factors.rows(tokens) if factors.is_tokens else self.form(factors)
+            self.project(s.name, rows, start)
 
     def _put(self, s: Served, start: int, part: Tensor) -> None:
         if s.name not in self.rows:

@@ -12,12 +12,10 @@ from entk.assemble import (
     check_plan,
     layer_name,
     make_plan,
-    place,
     prepare,
-    transposed,
 )
 from entk.errors import InputError
-from entk.factors import Factors
+from entk.factors import Factors, place, transposed
 from entk.features import capture_block
 from entk.inputs import check_outputs, first_parameter
 from entk.plan import Plan

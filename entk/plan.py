@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from entk.errors import InputError
 from entk.factors import kernel_shape
 from entk.rates import NOMINAL, Rates
-from entk.sketch import GROUPS, WORD, Sketch
+from entk.sketch import GROUPS, Sketch, projection_work
 from entk.survey import Served, Survey
 
 STRATEGIES = ("rows", "pairs", "fused")
@@ -23,7 +23,7 @@ class LayerCost:
 
     name: str
     rule: str
-    strategy: str  # "rows", "pairs", "fused", "sketch" or "none" (contributes zero)
+    strategy: str  # "rows", "pairs", "fused" or "none"; of a sketch "sketch", "dense" or "none"
     flops: float  # multiply-adds for the whole kernel
     bytes: float  # memory traffic for the whole kernel
     note: str = ""
@@ -226,19 +226,10 @@ def _options(s: Served, o: int, job: Job) -> list[LayerCost]:
 
 def _sketch_cost(s: Served, found: Survey, job: Job) -> LayerCost:
     """Of projecting one parameter's part of each sample, whichever samples it then meets."""
-    if s.kind == "unused":
-        return LayerCost(s.name, s.rule, "none", 0.0, 0.0, s.note)
-    o, k = found.outputs, job.sketch.size
-    own, work, formed = o * s.size, o * s.size, o
-    if s.product_probes and s.kind == "factors":
-        own = o * s.gradient + job.rounds * s.patch
-        work = own if s.k else o * s.gradient
-        formed = s.groups * (job.rounds * s.t + 2 * o * min(s.c, s.t))
-    elif s.product_probes:
-        own = work = o * sum(found.call_outputs[i] for i, _ in s.calls)
-    flops = job.captured * k * (work + formed)
-    traffic = job.itemsize * job.captured * (own * math.ceil(k / WORD) + k * formed)
-    return LayerCost(s.name, s.rule, "sketch", flops, traffic, s.note)
+    strategy, flops, own, signs = projection_work(s, found, job.sketch.size, job.rounds)
+    blocks = job.blocks[0] if job.symmetric else sum(job.blocks)
+    traffic = job.itemsize * (job.captured * own + blocks * signs)
+    return LayerCost(s.name, s.rule, strategy, job.captured * flops, traffic, s.note)
 
 
 def product_cost(job: Job, o: int, copies: int, rates: Rates) -> LayerCost | None:
@@ -260,7 +251,7 @@ def _position_work(s: Served) -> int:
 
 def feature_elements(s: Served, strategy: str, o: int) -> int:
     """Elements per sample that a strategy keeps between capture and product."""
-    if strategy in ("none", "sketch"):  # what a sketch keeps is shared by all parameters
+    if strategy in ("none", "sketch", "dense"):  # what a sketch keeps is shared by all
         return 0
     if strategy in ("pairs", "fused"):
         return s.inputs + o * s.gradient

@@ -18,8 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from entk.assemble import WHOLE, Tile, transposed
+from entk.assemble import WHOLE, Tile
 from entk.errors import KernelFileError, ResumeError
+from entk.factors import transposed
 from entk.plan import Plan
 from entk.sketch import ERROR, relative_error
 from entk.store import FORMAT, KernelFile, parts_folder, publish, sync_folder

@@ -10,7 +10,7 @@ r_i[G,c,k'] = u_i[G,c] v_i[G,k'] is a product and J is never formed:
 Elsewhere all entries of r_i are independent. The variance of both is in docs/science.md.
 
 Signs are a hash of (seed, parameter, side, entry, i): the same on every device, for every dtype
-and in whichever order they are asked for; those of a smaller sketch are the first of a larger one.
+and in whichever blocks and order they are asked for.
 
 Sources: Park et al. 2023 (TRAK, arXiv 2303.14186); Rakhshan and Rabusseau 2020 (arXiv 2003.05101);
 the hash is the finaliser of SplitMix64, Steele, Lea and Flood 2014.
@@ -28,10 +28,12 @@ from torch import Tensor
 
 from entk.errors import InputError
 from entk.factors import Factors
+from entk.ops.pairs_gram import SCRATCH
+from entk.survey import Served, Survey
 
 GROUPS = 8  # of probes, between which the error is measured
 WORD = 64  # signs from one hash
-SCRATCH = 1 << 22  # numbers that a projection forms at once, about
+PROBES = 256  # that are worked on at once, at most
 SLAB = 1 << 12  # entries of a parameter whose signs are formed at once
 ERROR = ".error"  # in a tile, beside its groups: what `relative_error` sums
 GAMMA = 0x9E3779B97F4A7C15 - (1 << 64)
@@ -88,6 +90,39 @@ def _shifted(z: Tensor, by: int) -> Tensor:
     return (z >> by) & ((1 << (64 - by)) - 1)
 
 
+def product_probes(s: Served, k: int) -> bool:
+    """Whether J is never formed, for an output and a row of J at T k multiply-adds and its share
+    of K T k; else at K (T + k).
+
+    The latter is taken up to twice the former, for its variance is smaller. O has no say, so that
+    the sums of outputs meet the probes of the outputs.
+    """
+    if s.kind == "factors":
+        return s.k == 0 or s.k * (s.t + k) > 2 * s.t * k
+    tied = set(s.rule.split("+")) == {"embedding", "linear"}
+    return tied and {role for _, role in s.calls} == {"weight"}
+
+
+def projection_work(
+    s: Served, found: Survey, k: int, rounds: int
+) -> tuple[str, float, float, float]:
+    """(strategy, multiply-adds and numbers moved for a sample, numbers moved for a block)."""
+    o = found.outputs
+    if s.kind == "unused":
+        return "none", 0.0, 0.0, 0.0
+    if not product_probes(s, k):
+        forming = {"factors": s.t, "rows": 1, "generic": 0}[s.kind]
+        own = o * s.gradient + s.patch if s.kind == "factors" else 0
+        return "dense", o * s.size * (forming + k), own + 3 * o * s.size, 4 * rounds * k * s.size
+    if s.kind == "factors":
+        own = o * s.gradient + (rounds * s.patch if s.k else 0)
+        formed = s.groups * (rounds * s.t + 2 * o * min(s.c, s.t))
+        signs = 4 * rounds * k * s.groups * (s.c + s.k)
+    else:  # tied: its factors differ from call to call
+        own, formed, signs = o * sum(found.call_outputs[i] for i, _ in s.calls), o, 0
+    return "sketch", k * (own + formed), own * math.ceil(k / WORD) + k * formed, signs
+
+
 @dataclass(frozen=True)
 class Projector:
     """Projects what parameters contribute, unscaled: [N, O, k] without the factor 1 / sqrt(k)."""
@@ -117,30 +152,35 @@ class Projector:
         n, o, groups, c, t = f.g.shape
         k, dtype, device = self.sketch.size, f.g.dtype, f.g.device
         first, rest = self._key(name, "first axis"), self._key(name, "other axes")
+        width = groups * (t + o * min(c, t))  # numbers formed for a sample and probe
+        step = _step(width, min(k, PROBES))
+        count = max(1, SCRATCH // (width * step))
         out = f.g.new_empty(n, o, k)
-        g = f.g.transpose(1, 2)  # [N, G, O, C, T]
-        g = g.flatten(2, 3) if c <= t else g.mT.flatten(2, 3)
-        step = _step(n * groups * (t + o * min(c, t)), k)
+        channels = torch.arange(groups * c, device=device)
+        patch = torch.arange(0 if f.is_tokens else groups * f.a.shape[2], device=device)
         for i in range(0, k, step):
             span = (i, min(i + step, k))
-            ours = torch.arange(groups * c, device=device)
-            if f.is_tokens:
-                u = signs(rest, ours, *span, dtype)
-                va = signs(first, f.a, *span, dtype) * (f.a >= 0)[..., None]
-                va = va[:, None]  # [N, 1, T, k]
-            else:
-                u = signs(first, ours, *span, dtype)
-                others = torch.arange(groups * f.a.shape[2], device=device)
-                v = signs(rest, others, *span, dtype)
-                va = _times(f.a.mT, v.unflatten(0, (groups, -1)))  # [N, G, T, k]
-            u = u.unflatten(0, (groups, c))
-            # the smaller of two intermediates: [N, G, O, C, k] or [N, G, O, T, k]
-            if c <= t:
-                found = (g @ va).unflatten(2, (o, c)).mul_(u[:, None])
-            else:
-                found = _times(g, u).unflatten(2, (o, t)).mul_(va[:, :, None])
-            out[:, :, i : i + step] = found.sum((1, 3))
+            u = signs(rest if f.is_tokens else first, channels, *span, dtype)
+            v = signs(rest, patch, *span, dtype)
+            for s in range(0, n, count):
+                a, g = f.a[s : s + count], f.g[s : s + count]
+                if f.is_tokens:
+                    va = (signs(first, a, *span, dtype) * (a >= 0)[..., None])[:, None]
+                else:
+                    va = _times(a.mT, v.unflatten(0, (groups, -1)))  # [N, G, T, k]
+                out[s : s + count, :, i : i + step] = _meet(g, u.unflatten(0, (groups, c)), va)
         return out
+
+
+def _meet(g: Tensor, u: Tensor, va: Tensor) -> Tensor:
+    """sum_{G,c,t} g[n,o,G,c,t] u[G,c,i] va[n,G,t,i], by the smaller of two intermediates."""
+    o, c, t = g.shape[1], *g.shape[3:]
+    g = g.transpose(1, 2)  # [N, G, O, C, T]
+    if c <= t:
+        found = (g.flatten(2, 3) @ va).unflatten(2, (o, c)).mul_(u[:, None])
+    else:
+        found = _times(g.mT.flatten(2, 3), u).unflatten(2, (o, t)).mul_(va[:, :, None])
+    return found.sum((1, 3))
 
 
 def _step(width: int, k: int) -> int:

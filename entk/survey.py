@@ -38,12 +38,6 @@ class Served:
     inputs: int = 0  # elements of a sample at the inputs of the calls
 
     @property
-    def product_probes(self) -> bool:
-        """Whether a sketch need not form J: factors, or a weight tied to an embedding's."""
-        tied = set(self.rule.split("+")) == {"embedding", "linear"}
-        return self.kind == "factors" or (tied and {r for _, r in self.calls} == {"weight"})
-
-    @property
     def patch(self) -> int:
         """Elements of `a` for one sample."""
         return self.groups * max(self.k, 1) * self.t

@@ -64,7 +64,7 @@ def footprint(
     feature = o * sketched + sum(feature_elements(s, strategy[s.name], o) for s in found.served)
     generic = sum(s.size for s in found.served if s.kind == "generic")
     factored = [s for s in found.served if s.kind == "factors"]
-    formed = [s for s in factored if strategy[s.name] in ("rows", "sketch")]
+    formed = [s for s in factored if strategy[s.name] in ("rows", "sketch", "dense")]
     products = [s for s in factored if strategy[s.name] in ("pairs", "fused")]
     return Footprint(
         feature=itemsize * feature,
@@ -76,19 +76,17 @@ def footprint(
         result=result,
         tile=itemsize * math.prod(kernel_shape(1, 1, o, outputs)),
         strip=2 * itemsize * o * NARROWEST if "fused" in used else 0,
-        scratch=3 * itemsize * SCRATCH if {"pairs", "fused", "sketch"} & used else 0,
+        scratch=3 * itemsize * SCRATCH if {"pairs", "fused", "sketch", "dense"} & used else 0,
     )
 
 
 def _stacked(s: Served, strategy: str, found: Survey) -> int:
     """Elements of one sample and output that wait for a chunk of outputs."""
-    if strategy == "rows" and s.kind == "factors":
-        return s.gradient + s.size
-    if strategy != "sketch" or s.kind == "generic":
-        return 0
-    if s.product_probes:
-        return 2 * sum(found.call_outputs[i] for i, _ in s.calls)  # and one copy of the other order
-    return s.size
+    if strategy == "sketch":
+        return 2 * sum(found.call_outputs[i] for i, _ in s.calls)  # the copy has another order
+    if s.kind == "factors":
+        return s.gradient + s.size if strategy in ("rows", "dense") else 0
+    return s.size if strategy == "dense" and s.kind == "rows" else 0
 
 
 def choose_tiles(

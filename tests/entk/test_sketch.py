@@ -6,6 +6,7 @@ import hashlib
 import math
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +15,8 @@ from torch import nn
 
 import entk
 import entk.sketch
-from entk.assemble import prepare
+from benchmarks.cases import FULL
+from entk.assemble import make_plan, prepare
 from entk.factors import OUTPUTS
 from entk.sketch import Projector, Sketch, mix, product_probes, signs
 from entk.tiling import RESERVE
@@ -217,3 +219,21 @@ def test_the_plan_says_so():
     assert plan.seconds == pytest.approx(
         plan.capture_seconds + sum(c.seconds for c in plan.layers) + plan.product.seconds
     )
+
+
+def test_the_table_of_costs():
+    """The one in docs/science.md; the samples are one and the same, for costs see shapes only."""
+    model, x, _ = next(case for case in FULL if case.network == "VGG-16").make()
+    x = x[:1].expand(10000, *x.shape[1:])
+    _, found = prepare(model, x, None, "all", None)
+    options = {"memory": "64GB", "backend": "torch", "rates": "nominal", "streamed": True}
+    page = (Path(__file__).parents[2] / "docs" / "science.md").read_text()
+    for n in (100, 1000, 10000):
+        cells = []
+        for sketch in (None, Sketch(256), Sketch(1024), Sketch(4096)):
+            plan = make_plan(
+                found, x[:n], None, next(model.parameters()), "all", sketch=sketch, **options
+            )
+            work, moved = (sum(getattr(c, what) for c in plan.costs) for what in ("flops", "bytes"))
+            cells.append(f"{work:.1e}, {moved:.1e} B")
+        assert f"| {n} | {' | '.join(cells)} |\n" in page

@@ -18,7 +18,7 @@ from entk.errors import InputError, UndefinedDistanceError
 from entk.inputs import first_parameter
 from entk.ops.gram_dot import gram_dot
 from entk.plan import parse_bytes
-from entk.sketch import check_sketch
+from entk.sketch import check_sketch, probe_kinds
 from entk.store import BAND, KernelFile, block_indices, open_kernel
 from entk.tiling import available_memory
 
@@ -217,6 +217,17 @@ def _model_distance(a, b, x, z, *, outputs="all", params=None, **options) -> flo
     return distance if distance > ROUNDING else 0.0
 
 
+def _check_probes(a: dict, b: dict) -> None:
+    """Sketches of other probes are as far apart as their errors, whatever the kernels are."""
+    differs = [name for name in {**a, **b} if a.get(name) != b.get(name)]
+    if differs:
+        raise InputError(
+            f"parameter {differs[0]!r} has other probes in model_a than in model_b (missing, of "
+            "another size, or served by another rule), so a distance of sketches says nothing; "
+            "leave sketch= out"
+        )
+
+
 def _pair(a, b, x, z, outputs, params, options) -> list[Engine]:
     """Engines of two models on one tile grid, walked in one order."""
     found, likes = [], []
@@ -230,6 +241,8 @@ def _pair(a, b, x, z, outputs, params, options) -> list[Engine]:
             "needs the same outputs"
         )
     options["sketch"] = check_sketch(options.pop("sketch", None), options.pop("seed", 0))
+    if options["sketch"] is not None:
+        _check_probes(*(probe_kinds(f, options["sketch"]) for f in found))
     memory = options.pop("memory", None)
     memory = available_memory(likes[0].device) if memory is None else parse_bytes(memory)
     plans = [

@@ -103,8 +103,7 @@ def ntk(
         sketch: None: the exact kernel. A multiple of 8, k: an unbiased estimate from k random
             projections of each Jacobian, whose error falls as 1 / sqrt(k); see `sketch_error`.
             With by_layer each layer has its own k, and the sum is the better estimate.
-        seed: which projections; the same on every device and for every model with these
-            parameter names.
+        seed: which projections; the same on every device, and for every state of a model.
         progress: True shows tiles done on stderr; a function gets (done, total).
 
     Raises:

@@ -103,6 +103,11 @@ def product_probes(s: Served, k: int) -> bool:
     return tied and {role for _, role in s.calls} == {"weight"}
 
 
+def probe_kinds(found: Survey, sketch: Sketch) -> dict[str, tuple[int, bool]]:
+    """What two models must have in common for their probes to be the same."""
+    return {s.name: (s.size, product_probes(s, sketch.size)) for s in found.served}
+
+
 def projection_work(
     s: Served, found: Survey, k: int, rounds: int
 ) -> tuple[str, float, float, float]:

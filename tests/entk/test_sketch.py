@@ -115,7 +115,7 @@ def test_both_kinds_of_probes_are_met():
 
 
 @pytest.mark.parametrize("outputs", OUTPUTS)
-@pytest.mark.parametrize("name", ["vgg", "gpt_tied", "conv2d_groups", "weight_norm"])
+@pytest.mark.parametrize("name", ["vgg", "gpt_tied", "conv2d_groups", "weight_norm", "unused"])
 def test_modes_and_layers_are_those_of_one_sketch(name, outputs):
     model, x, z = BY_NAME[name].make()
     for other in (None, z):

@@ -48,7 +48,8 @@ def kernel_distance(
     values under 1e-31 are rounding and returned as 0.
 
     Raises:
-        InputError: shapes differ. UndefinedDistanceError: a kernel is zero, or has NaN or infinity.
+        InputError: shapes differ, or the probes of two models' sketches.
+        UndefinedDistanceError: a kernel is zero, or has NaN or infinity.
 
     Source: Fort et al. 2020 (arXiv 2010.15110), eq. 4 of arXiv 2505.13900.
     """

@@ -11,9 +11,10 @@ import torch
 from torch import nn
 
 import entk
-from entk.assemble import prepare
+from entk.assemble import Engine, make_plan, prepare
 from entk.factors import OUTPUTS
-from entk.sketch import product_probes
+from entk.inputs import first_parameter
+from entk.sketch import ERROR, Sketch, product_probes, relative_error
 from tests import oracle
 from tests.cases import CASES
 from tests.tolerance import FLOAT64, error
@@ -85,16 +86,18 @@ def test_variance_by_going_over_all_signs():
         assert found.square().mean() <= bound
 
 
-def samples(name: str, k: int, outputs: str = "all", **options):
+def samples(name: str, k: int, outputs: str = "all", by_layer: bool = False):
     """Of SEEDS sketches: (|S - K| / |K|)^2 and the square of the error that each measured."""
     model, x, _ = BY_NAME[name].make()
     truth = oracle.ntk(model, x, outputs=outputs)
+    names, found = prepare(model, x, None, outputs, None)  # once: it takes longer than a sketch
+    like, options = first_parameter(model, names), {"rates": "nominal", "memory": "1GB"}
     pairs = []
     for seed in range(SEEDS):
-        how = {"outputs": outputs, "sketch": k, "seed": seed, "rates": "nominal", **options}
-        found = entk.ntk(model, x, **how)
-        found = sum(found.values()) if how.get("by_layer") else found
-        pairs.append((error(found, truth) ** 2, entk.sketch_error(model, x, **how) ** 2))
+        plan = make_plan(found, x, None, like, outputs, sketch=Sketch(k, seed), **options)
+        ((_, _, tile),) = Engine(model, found, plan, by_layer).tiles(x, None, plan.tiles())
+        bar = relative_error(tile.pop(ERROR))
+        pairs.append((error(sum(tile.values()), truth) ** 2, bar**2))
     return torch.tensor(pairs, dtype=torch.float64).T
 
 

@@ -202,7 +202,7 @@ def make_plan(
     wanted = block
     for _ in range(2):  # costs depend on the tiles, which depend on what the costs have chosen
         costs = layer_costs(found, job, strategy, rates)
-        size = footprint(found, costs, outputs, like.element_size(), result, sketched)
+        size = footprint(found, costs, outputs, like.element_size(), result, copies, sketched)
         tiles = choose_tiles(size, samples, found.outputs, memory, wanted, z is None)
         block, chunk, keep, peak = tiles
         blocks, rounds = (math.ceil(n / block) for n in samples), math.ceil(found.outputs / chunk)

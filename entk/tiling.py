@@ -32,7 +32,7 @@ class Footprint:
     patches: int  # one sample's largest, where rows are made of them
     factors: int  # one sample's largest, formed for a product
     result: int  # the finished kernel, or the shards under way
-    tile: int  # the tile of one sample pair
+    tile: int  # of one sample pair: a tile for each layer of by_layer, and one to work on
     strip: int  # rows of one sample that are formed at once where none are kept
     scratch: int
 
@@ -46,7 +46,7 @@ class Footprint:
     def peak(self, block: int, chunk: int, keep: int, blocks: int) -> int:
         phases = (self.capture(block, chunk), self.products(block, min(blocks, 2)))
         kept = keep * block * self.feature
-        return self.result + kept + max(phases) + 2 * block**2 * self.tile
+        return self.result + kept + max(phases) + block**2 * self.tile
 
 
 def footprint(
@@ -55,9 +55,10 @@ def footprint(
     outputs: str,
     itemsize: int,
     result: int,
-    sketched: int = 0,
+    copies: int,
+    sketched: int,
 ) -> Footprint:
-    """`sketched` is how many numbers a sketch keeps for each sample and output."""
+    """`copies` kernels come of a tile; a sketch keeps `sketched` numbers of a sample's output."""
     o = found.outputs
     strategy = {c.name: c.strategy for c in costs}
     used = set(strategy.values())
@@ -74,7 +75,7 @@ def footprint(
         patches=itemsize * max((s.patch + s.groups * s.t for s in formed), default=0),
         factors=itemsize * max((s.patch + o * s.gradient for s in products), default=0),
         result=result,
-        tile=itemsize * math.prod(kernel_shape(1, 1, o, outputs)),
+        tile=(copies + 1) * itemsize * math.prod(kernel_shape(1, 1, o, outputs)),
         strip=2 * itemsize * o * NARROWEST if "fused" in used else 0,
         scratch=3 * itemsize * SCRATCH if {"pairs", "fused", "sketch", "dense"} & used else 0,
     )

@@ -14,7 +14,7 @@ from entk.errors import (
     UndefinedDistanceError,
     UnsupportedModelError,
 )
-from entk.kernel import jacobian, ntk, plan_ntk
+from entk.kernel import jacobian, ntk, plan_ntk, sketch_error
 from entk.linearize import LinearizedModel, linearize
 from entk.operator import NTKOperator, ntk_operator
 from entk.plan import Plan
@@ -57,6 +57,7 @@ __all__ = [
     "ntk_operator",
     "open_kernel",
     "plan_ntk",
+    "sketch_error",
     "spectral_density",
     "spectrum",
     "trajectory_distances",

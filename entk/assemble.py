@@ -8,13 +8,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from entk.factors import Factors, kernel_shape
+from entk.factors import Factors, kernel_shape, mirror
 from entk.features import Pending, Scratch, capture_block
 from entk.ops import products
 from entk.plan import Plan
 from entk.precision import computing
 from entk.request import Target
 from entk.samples import Samples
+from entk.sketch import ERROR, estimate, split, square
 from entk.survey import Survey
 
 SMALL = 4096  # parameters with fewer entries share one product
@@ -46,22 +47,29 @@ class Engine:
 
     @property
     def groups(self) -> list[str]:
-        names = [layer_name(s.name) if self.by_layer else WHOLE for s in self.found.served]
-        return list(dict.fromkeys(names))
+        return list(dict.fromkeys(self._group(s.name) for s in self.found.served))
+
+    def _group(self, parameter: str) -> str:
+        return layer_name(parameter) if self.by_layer else WHOLE
 
     def block(self, x: Tensor | Samples) -> Block:
         """What the samples x contribute, in the form that the plan's strategies need."""
         with computing():
-            made = capture_block(self.target.model, self.found, x, self.plan)
+            made = capture_block(self.target.model, self.found, x, self.plan, self._group)
         groups: dict[str, list] = {group: [] for group in self.groups}
+        if self.plan.sketch is not None:
+            groups |= {group: [("rows", p) for p in split(phi)] for group, phi in made.items()}
+            return Block(len(x), groups)
         strategies = {c.name: c.strategy for c in self.plan.layers}
         for name, part in made.items():
-            group = layer_name(name) if self.by_layer else WHOLE
-            groups[group].append((strategies[name], part))
+            groups[self._group(name)].append((strategies[name], part))
         return Block(len(x), {group: _join_small(parts) for group, parts in groups.items()})
 
     def tile(self, x: Block, z: Block, lower: bool) -> Tile:
         """The tile of two blocks; `lower`: they are the same."""
+        if self.plan.sketch is not None:
+            with computing(), torch.no_grad():
+                return self._sketched_tile(x, z, lower)
         found = {}
         with computing(), torch.no_grad():
             for group in self.groups:
@@ -79,10 +87,27 @@ class Engine:
             rest = [pair for pair in parts if pair[0][0] != "rows"]
             return self._sum(rest, x, z, lower), rows
 
+    def _sketched_tile(self, x: Block, z: Block, lower: bool) -> Tile:
+        """The groups of probes one by one, for the error shows between them."""
+        found, errors = {}, []
+        for group in self.groups:
+            pairs = zip(x.groups[group], z.groups[group], strict=True)
+            shares = (self._share(pair, x, z, lower) for pair in pairs)
+            found[group], error = estimate(self._zeros(x, z), shares)
+            errors.append(error)  # layers have independent probes: errors add up
+        return found | {ERROR: torch.stack([sum(errors), square(sum(found.values()))])}
+
+    def _share(self, pair: tuple, x: Block, z: Block, lower: bool) -> Tensor:
+        part = self._sum([pair], x, z, lower)
+        return mirror(part, self.plan.outputs) if lower else part
+
+    def _zeros(self, x: Block, z: Block) -> Tensor:
+        shape = kernel_shape(x.samples, z.samples, self.found.outputs, self.plan.outputs)
+        return self.target.like.new_zeros(shape)
+
     def _sum(self, parts: list, x: Block, z: Block, lower: bool) -> Tensor:
         backend = products(self.plan.backend, self.plan.precision)
-        shape = kernel_shape(x.samples, z.samples, self.found.outputs, self.plan.outputs)
-        out, one, two = self.target.like.new_zeros(shape), Scratch(), Scratch()
+        out, one, two = self._zeros(x, z), Scratch(), Scratch()
         for (strategy, a), (_, b) in parts:
             left = _formed(a, one)
             right = left if b is a else _formed(b, two)
@@ -133,24 +158,3 @@ def _join_small(parts: list[Part]) -> list[Part]:
     if len(small) > 1:
         small = [torch.cat(small, 2)]
     return rest + [("rows", p) for p in small]
-
-
-def mirror(tile: Tensor, outputs: str) -> Tensor:
-    """Fill the part above the diagonal from the one below it, in place: exactly symmetric."""
-    square = tile.view(tile.shape[0] * tile.shape[1], -1) if outputs == "all" else tile
-    square.tril_()
-    square.add_(square.tril(-1).mT)
-    return tile
-
-
-def transposed(tile: Tensor, outputs: str) -> Tensor:
-    """The tile of (z, x) from that of (x, z)."""
-    return tile.permute(2, 3, 0, 1) if outputs == "all" else tile.mT
-
-
-def place(out: Tensor, tile: Tensor, rows: slice, columns: slice, outputs: str) -> None:
-    """Write a tile into the kernel of all samples."""
-    if outputs == "all":
-        out[rows, :, columns] = tile
-    else:
-        out[..., rows, columns] = tile

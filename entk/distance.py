@@ -15,13 +15,14 @@ from entk.ops import products
 from entk.ops.gram_dot import gram_dot
 from entk.plan import parse_bytes
 from entk.request import make_plan, prepare
+from entk.sketch import check_sketch, probe_kinds
 from entk.source import Kernel, Source, check_norm, side_by_side
 from entk.store import BAND
 from entk.tiling import available_memory
 
 OPTIONS = (
     *("outputs", "params", "select", "strict", "memory", "block"),
-    *("strategy", "backend", "precision", "rates"),
+    *("strategy", "backend", "precision", "rates", "sketch", "seed"),
 )
 PIECE = 1 << 19  # numbers in float64 that are worked on at once: they stay in a cache
 SMALL = 1e-4  # below this 1 - cos has lost digits, and half the squared chord is taken instead
@@ -35,14 +36,16 @@ def kernel_distance(
 
     A and B are tensors, arrays, `KernelFile`s or paths to them, of one shape; or two models,
     whose kernels at x (and z) are then computed tile by tile and not kept (`options` as for
-    `ntk`: outputs, params, select, strict, memory, block, strategy, backend, precision, rates).
+    `ntk`: outputs, params, select, strict, memory, block, strategy, backend, precision, rates,
+    sketch, seed; a sketch has the same probes for both models).
 
     S is 0 for a kernel and any positive multiple of it, 1 for orthogonal ones, and arccos(1 - S)
     is the angle between them. Small S keep their leading digits (S = |A/|A| - B/|B||^2 / 2);
     values under 1e-31 are rounding and returned as 0.
 
     Raises:
-        InputError: shapes differ. UndefinedDistanceError: a kernel is zero, or has NaN or infinity.
+        InputError: shapes differ, or the probes of two models' sketches.
+        UndefinedDistanceError: a kernel is zero, or has NaN or infinity.
 
     Source: Fort et al. 2020 (arXiv 2010.15110), eq. 4 of arXiv 2505.13900.
     """
@@ -150,8 +153,8 @@ def _walk(engines: list[Engine]) -> Iterator[tuple]:
     """(weight, the two blocks of a tile of either model, lower); mirrored tiles count twice."""
     walks = (e.pairs(e.plan.tiles()) for e in engines)
     for (i, j, *one), (_, _, *two) in zip(*walks, strict=True):
-        symmetric = engines[0].plan.symmetric
-        yield 2 if symmetric and i != j else 1, (one, two), symmetric and i == j
+        plan = engines[0].plan
+        yield plan.weight(i, j), (one, two), plan.symmetric and i == j
 
 
 def _tiles(engines: list[Engine], pair: tuple, lower: bool) -> list[Tensor]:
@@ -162,11 +165,22 @@ def _dot(engines: list[Engine], pair: tuple, lower: bool) -> Tensor:
     """[<A,B>, <A,A>, <B,B>] of one tile of both models."""
     plan = engines[0].plan
     fused = products(plan.backend, plan.precision).fused_gram_dot
-    if fused is None:
+    if fused is None or plan.sketch is not None:
         return gram_dot(*_tiles(engines, pair, lower))
     unsummed = [e.unsummed(*b, lower) for e, b in zip(engines, pair, strict=True)]
     (a, one), (b, two) = unsummed
     return fused(one, two, (a, b), plan.outputs, lower=lower)
+
+
+def _check_probes(a: dict, b: dict) -> None:
+    """Sketches of other probes are as far apart as their errors, whatever the kernels are."""
+    differs = [name for name in {**a, **b} if a.get(name) != b.get(name)]
+    if differs:
+        raise InputError(
+            f"parameter {differs[0]!r} has other probes in model_a than in model_b (missing, of "
+            "another size, or served by another rule), so a distance of sketches says nothing; "
+            "leave sketch= out"
+        )
 
 
 def _pair(a, b, x, z, outputs, params, options) -> list[Engine]:
@@ -179,6 +193,9 @@ def _pair(a, b, x, z, outputs, params, options) -> list[Engine]:
             f"model_a has {counts[0]} outputs but model_b {counts[1]}; a distance needs the same "
             "outputs"
         )
+    options["sketch"] = check_sketch(options.pop("sketch", None), options.pop("seed", 0))
+    if options["sketch"] is not None:
+        _check_probes(*(probe_kinds(t.found, options["sketch"]) for t in targets))
     memory = options.pop("memory", None)
     memory = available_memory(targets[0].like.device) if memory is None else parse_bytes(memory)
     plans = [make_plan(t, memory=memory // 2, streamed=True, **options) for t in targets]

@@ -58,3 +58,24 @@ def kernel_shape(n: int, m: int, o: int, outputs: str) -> tuple[int, ...]:
     if outputs == "all":
         return (n, o, m, o)
     return (o, n, m) if outputs == "diagonal" else (n, m)
+
+
+def mirror(tile: Tensor, outputs: str) -> Tensor:
+    """Fill the part above the diagonal from the one below it, in place: exactly symmetric."""
+    square = tile.view(tile.shape[0] * tile.shape[1], -1) if outputs == "all" else tile
+    square.tril_()
+    square.add_(square.tril(-1).mT)
+    return tile
+
+
+def transposed(tile: Tensor, outputs: str) -> Tensor:
+    """The tile of (z, x) from that of (x, z)."""
+    return tile.permute(2, 3, 0, 1) if outputs == "all" else tile.mT
+
+
+def place(out: Tensor, tile: Tensor, rows: slice, columns: slice, outputs: str) -> None:
+    """Write a tile into the kernel of all samples."""
+    if outputs == "all":
+        out[rows, :, columns] = tile
+    else:
+        out[..., rows, columns] = tile

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 from torch import Tensor, nn
 
@@ -18,6 +20,7 @@ from entk.plan import Plan
 from entk.recorder import Recorder
 from entk.rules.base import plain_empty
 from entk.samples import Samples
+from entk.sketch import Projector
 from entk.survey import Served, Survey
 
 
@@ -50,9 +53,16 @@ class Scratch:
 
 
 def capture_block(
-    model: nn.Module, found: Survey, x: Tensor | Samples, plan: Plan
+    model: nn.Module,
+    found: Survey,
+    x: Tensor | Samples,
+    plan: Plan,
+    group: Callable[[str], str] = lambda parameter: parameter,
 ) -> dict[str, Tensor | Pending]:
-    """{parameter: rows [N, O, P] or pending factors} for the samples x."""
+    """{parameter: rows [N, O, P] or pending factors} for the samples x.
+
+    With a sketch {group: [N, O, k], unscaled}, where `group` says which group a parameter is in.
+    """
     leaves, state = leaf_state(model, (s.name for s in found.served), found.writes_parameters)
     total = plan.outputs == "sum"
     recorder = found.recorder(leaves, products(plan.backend, plan.precision).functions)
@@ -60,13 +70,23 @@ def capture_block(
         y = forward(model, state, x, total)
     calls = recorder.calls
     _check_forward(y, calls, found, len(x))
-    block = _Collected(found, plan, calls, len(x))
+    resolve = partial(_resolve, found=found, recorder=recorder, leaves=leaves)
+    if plan.sketch is None:
+        block = _Collected(found, plan, calls, len(x))
+    else:
+        block = _Sketched(found, plan, calls, len(x), group, resolve)
     for o, column in enumerate(gradients(y, calls)):
         for i in range(len(calls)):
             g, column[i] = column[i], None  # goes as soon as it is used
             block.take(o, i, g)
-    _resolve(block.rows, found, recorder, leaves)
-    return block.rows | block.pending() | _generic(model, state, found, x, total, plan)
+        block.finish(o)
+    rest = _generic(model, state, found, x, total, plan)
+    if plan.sketch is None:
+        resolve(block.rows)
+        return block.rows | block.pending() | rest
+    for name, j in rest.items():
+        block.project(name, j, 0)
+    return block.sketches
 
 
 class _Collected:
@@ -85,7 +105,8 @@ class _Collected:
                 if role in calls[i].rule.rows:
                     self.maps[i].append((s, calls[i].rows(role, found.layouts[i])))
                 else:
-                    self.factors[i] = (s, role, strategy.get(s.name, "rows") == "rows")
+                    to_rows = strategy.get(s.name, "rows") not in ("pairs", "fused")
+                    self.factors[i] = (s, role, to_rows)
 
     def take(self, o: int, i: int, g: Tensor | None) -> None:
         """The gradient of output o at call i; None: zero."""
@@ -103,14 +124,25 @@ class _Collected:
         if to_rows and (o % depth == depth - 1 or o == self.found.outputs - 1):
             start = o - o % depth
             factors = call.factors(role, layout, self.stacks[i][:, : o + 1 - start])
-            tokens = len(call.arguments[role])
-            rows = factors.rows(tokens) if factors.is_tokens else self.form(factors)
-            if call.rule.transposed:
-                c, k = factors.g.shape[3], factors.a.shape[2]
-                rows = rows.unflatten(2, (c, k)).mT.flatten(2)
-            self._put(s, start, rows)
+            self._add_factors(s, start, factors, call, role)
             if o == self.found.outputs - 1:
                 del self.stacks[i]
+
+    def finish(self, o: int) -> None:
+        """All calls have given their gradient of output o."""
+
+    def _add_factors(self, s: Served, start: int, factors: Factors, call: Call, role: str) -> None:
+        """Factors of the outputs from `start` on become rows."""
+        self._put(s, start, self._formed(factors, call, role))
+
+    def _formed(self, factors: Factors, call: Call, role: str) -> Tensor:
+        """Rows in the order of the parameter's entries."""
+        if factors.is_tokens:
+            return factors.rows(len(call.arguments[role]))
+        rows = self.form(factors)
+        if not call.rule.transposed:
+            return rows
+        return rows.unflatten(2, (factors.g.shape[3], factors.a.shape[2])).mT.flatten(2)
 
     def _put(self, s: Served, start: int, part: Tensor) -> None:
         """Rows of the outputs from `start` on; those of all of a parameter's calls are added."""
@@ -144,6 +176,60 @@ def _resolve(
             names, through(origin, [leaves[n] for n in names], outer), strict=True
         ):
             rows[name] = rows[name] + part if name in rows else part
+
+
+class _Sketched(_Collected):
+    """Output gradients are projected as soon as a chunk of outputs has its own."""
+
+    def __init__(
+        self,
+        found: Survey,
+        plan: Plan,
+        calls: list[Call],
+        samples: int,
+        group: Callable,
+        resolve: Callable,
+    ):
+        super().__init__(found, plan, calls, samples)
+        self.projector, self.group, self.resolve = Projector(plan.sketch), group, resolve
+        self.chunk = min(plan.chunk, found.outputs)
+        self.products = {c.name for c in plan.layers if c.strategy == "sketch"}
+        self.origins = {s.name for s in found.derived}
+        self.sketches: dict[str, Tensor] = {}
+
+    def project(self, name: str, part: Tensor | Factors, start: int) -> None:
+        """Add what a parameter gives to the outputs from `start` on."""
+        rows = isinstance(part, Tensor)
+        found = self.projector.rows(name, part) if rows else self.projector.factors(name, part)
+        group = self.group(name)
+        if group not in self.sketches:
+            shape = (self.samples, self.found.outputs, found.shape[2])
+            self.sketches[group] = found.new_zeros(shape)
+        self.sketches[group][:, start : start + found.shape[1]] += found
+
+    def finish(self, o: int) -> None:
+        """Rows wait for all of a chunk: their signs are many, and formed once for it."""
+        if o % self.chunk == self.chunk - 1 or o == self.found.outputs - 1:
+            start = o - o % self.chunk
+            rows = {name: part[:, : o + 1 - start] for name, part in self.rows.items()}
+            self.rows.clear()
+            self.resolve(rows)
+            for name, part in rows.items():
+                self.project(name, part, start)
+
+    def _add_factors(self, s: Served, start: int, factors: Factors, call: Call, role: str) -> None:
+        if s.name in self.products:
+            self.project(s.name, factors, start)
+        elif s.name in self.origins:
+            self._put(s, start, self._formed(factors, call, role))
+        else:
+            self.project(s.name, self._formed(factors, call, role), start)
+
+    def _put(self, s: Served, start: int, part: Tensor) -> None:
+        if s.name not in self.rows:
+            self.rows[s.name] = part.new_zeros(self.samples, self.chunk, s.size)
+        at = start % self.chunk
+        self.rows[s.name][:, at : at + part.shape[1]] += part
 
 
 def _check_forward(y: Tensor, calls: list[Call], found: Survey, n: int) -> None:

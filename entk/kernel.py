@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from entk.assemble import WHOLE, Engine, layer_name, place, transposed
-from entk.factors import Factors
+from entk.assemble import WHOLE, Engine, layer_name
+from entk.errors import InputError
+from entk.factors import Factors, place, transposed
 from entk.features import capture_block
 from entk.inputs import check_outputs
 from entk.models import Params
@@ -17,6 +18,7 @@ from entk.progress import Progress
 from entk.rates import Rates
 from entk.request import Target, check_plan, make_plan, prepare
 from entk.samples import Input, Select
+from entk.sketch import ERROR, check_sketch, relative_error
 
 
 def plan_ntk(
@@ -35,6 +37,8 @@ def plan_ntk(
     backend: str = "auto",
     precision: str | None = None,
     rates: Rates | str | None = None,
+    sketch: int | None = None,
+    seed: int = 0,
 ) -> Plan:
     """How `ntk` would compute this kernel and what that costs; `print(plan)` shows a table.
 
@@ -46,8 +50,8 @@ def plan_ntk(
     """
     target = prepare(model, x, z, outputs, params, select, strict)
     options = {"memory": memory, "block": block, "strategy": strategy, "rates": rates}
-    options |= {"backend": backend, "precision": precision, "copies": _copies(target, by_layer)}
-    return make_plan(target, **options)
+    options |= {"backend": backend, "precision": precision, "copies": copies(target, by_layer)}
+    return make_plan(target, sketch=check_sketch(sketch, seed), **options)
 
 
 def ntk(
@@ -65,9 +69,13 @@ def ntk(
     plan: Plan | None = None,
     backend: str = "auto",
     rates: Rates | str | None = None,
+    sketch: int | None = None,
+    seed: int = 0,
     progress: bool | Callable[[int, int], None] = False,
 ) -> Tensor | dict[str, Tensor]:
-    """The empirical neural tangent kernel of `model` between the samples of x and of z, exactly.
+    """The empirical neural tangent kernel of `model` between the samples of x and of z.
+
+    It is exact unless `sketch` asks for an estimate.
 
     With J[n,o] = d f_o(x_n) / d w over the requested parameters and J' the same at z
     (z = None stands for x), f flattened to O outputs per sample:
@@ -98,6 +106,10 @@ def ntk(
         plan: a plan from `plan_ntk` for the same request.
         backend: "auto", or the name of one that has to serve (see `entk.backends`).
         rates: what strategies are chosen by, as for `plan_ntk`.
+        sketch: None: the exact kernel. A multiple of 8, k: an unbiased estimate from k random
+            projections of each Jacobian, whose error falls as 1 / sqrt(k); see `sketch_error`.
+            With by_layer each layer has its own k, and the sum is the better estimate.
+        seed: which projections; the same on every device, and for every state of a model.
         progress: True shows tiles done on stderr; a function gets (done, total).
 
     Raises:
@@ -111,23 +123,67 @@ def ntk(
     torch.Size([4, 2, 4, 2])
     """
     target = prepare(model, x, z, outputs, params, select, strict)
+    projections = check_sketch(sketch, seed)
     if plan is None:
         options = {"memory": memory, "backend": backend, "precision": precision, "rates": rates}
-        plan = make_plan(target, copies=_copies(target, by_layer), **options)
+        options |= {"copies": copies(target, by_layer), "sketch": projections}
+        plan = make_plan(target, **options)
     else:
-        check_plan(plan, target, precision, backend, memory)
+        check_plan(plan, target, precision, backend, memory, projections)
     engine = Engine(target, plan, by_layer)
     kernels = {group: target.like.new_zeros(plan.shape) for group in engine.groups}
     wanted = list(plan.tiles())
     with Progress(progress, len(wanted), "ntk") as bar:
         for i, j, tile in engine.tiles(wanted):
             rows, columns = plan.span(i), plan.span(j, axis=1)
-            for group, part in tile.items():
-                place(kernels[group], part, rows, columns, outputs)
+            for group, kernel in kernels.items():
+                place(kernel, tile[group], rows, columns, outputs)
                 if plan.symmetric and i != j:
-                    place(kernels[group], transposed(part, outputs), columns, rows, outputs)
+                    place(kernel, transposed(tile[group], outputs), columns, rows, outputs)
             bar.advance()
     return kernels if by_layer else kernels[WHOLE]
+
+
+def sketch_error(
+    model: nn.Module | Callable,
+    x: Input,
+    z: Input | None = None,
+    *,
+    sketch: int,
+    seed: int = 0,
+    outputs: str = "all",
+    params: Params = None,
+    select: Select | None = None,
+    by_layer: bool = False,
+    memory: int | str | None = None,
+    backend: str = "auto",
+    rates: Rates | str | None = None,
+) -> float:
+    """The expected relative error of `ntk(..., sketch=sketch)`: sqrt(E |S - K|^2) / |K|.
+
+    Norms are Frobenius norms over all entries, S is the sketch and K the exact kernel, of which
+    nothing is computed: 8 groups of k / 8 probes give 8 independent kernels, and the error is that
+    of their mean. It costs what the sketch costs, and keeps no kernel. It is an estimate itself,
+    from 7 degrees of freedom in each entry; infinite where the kernel is lost in the noise.
+    `write_ntk` does the same on the way: `KernelFile.sketch_error`.
+
+    Raises as `ntk`. Source: docs/science.md, "Sketched kernels".
+
+    >>> import torch, entk
+    >>> model, x = torch.nn.Linear(3, 2), torch.randn(4, 3)
+    >>> entk.sketch_error(model, x, sketch=4096) < 0.1
+    True
+    """
+    target = prepare(model, x, z, outputs, params, select)
+    options = {"memory": memory, "backend": backend, "rates": rates, "streamed": True}
+    options |= {"copies": copies(target, by_layer), "sketch": check_sketch(sketch, seed)}
+    if sketch is None:
+        raise InputError(
+            "sketch=None, expected a number of projections: the exact kernel has no error"
+        )
+    plan = make_plan(target, **options)
+    tiles = Engine(target, plan, by_layer).tiles(plan.tiles())
+    return relative_error(sum(plan.weight(i, j) * tile[ERROR] for i, j, tile in tiles))
 
 
 def jacobian(
@@ -159,8 +215,8 @@ def jacobian(
     }
 
 
-def _copies(target: Target, by_layer: bool) -> int:
-    """Kernels that are in memory at the end."""
+def copies(target: Target, by_layer: bool) -> int:
+    """Kernels that are there at the end."""
     return len({layer_name(name) for name in target.names}) if by_layer else 1
 
 

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from entk.errors import InputError
 from entk.factors import kernel_shape
 from entk.rates import NOMINAL, Rates
+from entk.sketch import GROUPS, Sketch, projection_work
 from entk.survey import Served, Survey
 
 STRATEGIES = ("rows", "pairs", "fused")
@@ -22,7 +23,7 @@ class LayerCost:
 
     name: str
     rule: str
-    strategy: str  # "rows", "pairs", "fused" or "none" (contributes zero)
+    strategy: str  # "rows", "pairs", "fused" or "none"; of a sketch "sketch", "dense" or "none"
     flops: float  # multiply-adds for the whole kernel
     bytes: float  # memory traffic for the whole kernel
     note: str = ""
@@ -53,6 +54,8 @@ class Plan:
     peak: int  # bytes expected
     precision: str = "ieee"  # of float32 products; sums are of the model's dtype
     rates: Rates = NOMINAL  # what the strategies were chosen by
+    sketch: Sketch | None = None  # probes of an estimate; None: exact
+    product: LayerCost | None = None  # of a sketch: one for all parameters
     capture_seconds: float = field(default=0.0, compare=False)  # of all passes through the model
 
     def tiles(self) -> Iterator[tuple[int, int]]:
@@ -60,6 +63,10 @@ class Plan:
         for i in range(self.blocks[0]):
             for j in range(i + 1 if self.symmetric else self.blocks[1]):
                 yield i, j
+
+    def weight(self, i: int, j: int) -> int:
+        """How often the entries of a tile stand in the kernel."""
+        return 2 if self.symmetric and i != j else 1
 
     @property
     def blocks(self) -> tuple[int, int]:
@@ -71,7 +78,7 @@ class Plan:
 
     def same_bits(self, other: Plan) -> bool:
         """Whether both lead to the same bits: all is equal but the memory to work in."""
-        free = {"keep": 0, "memory": 0, "peak": 0, "rates": NOMINAL}
+        free = {"keep": 0, "memory": 0, "peak": 0, "rates": NOMINAL, "product": None}
         plans = [
             replace(p, **free, layers=tuple(replace(c, seconds=0.0) for c in p.layers))
             for p in (self, other)
@@ -81,7 +88,12 @@ class Plan:
     @property
     def seconds(self) -> float:
         """Expected, for the whole kernel."""
-        return self.capture_seconds + sum(c.seconds for c in self.layers)
+        return self.capture_seconds + sum(c.seconds for c in self.costs)
+
+    @property
+    def costs(self) -> tuple[LayerCost, ...]:
+        """All that is more than a pass through the model."""
+        return self.layers if self.product is None else (*self.layers, self.product)
 
     def to_json(self) -> str:
         fields = asdict(self)
@@ -93,18 +105,21 @@ class Plan:
         fields = json.loads(text)
         fields["layers"] = tuple(LayerCost(**layer) for layer in fields["layers"])
         fields["rates"] = Rates(**fields["rates"])
+        for key, kind in (("sketch", Sketch), ("product", LayerCost)):
+            if fields.get(key) is not None:  # a plan of an older file has neither
+                fields[key] = kind(**fields[key])
         for key in ("shape", "samples"):
             fields[key] = tuple(fields[key])
         return cls(**fields)
 
     def __str__(self) -> str:
         rows = [HEAD]
-        for c in self.layers:
+        for c in self.costs:
             backend = "torch.func" if c.rule.startswith("torch.func") else self.backend
             backend = "-" if c.strategy == "none" else backend
             numbers = (f"{c.flops:.2e}", f"{c.bytes:.2e}", f"{c.seconds:.1e}")
             rows.append((c.name, c.rule, c.strategy, *numbers, backend, c.note))
-        total = [f"{sum(getattr(c, k) for c in self.layers):.2e}" for k in ("flops", "bytes")]
+        total = [f"{sum(getattr(c, k) for c in self.costs):.2e}" for k in ("flops", "bytes")]
         passes = ("forward and backward passes", "", "", "", "", f"{self.capture_seconds:.1e}")
         rows += [(*passes, "", ""), ("total", "", "", *total, f"{self.seconds:.1e}", "", "")]
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
@@ -116,8 +131,11 @@ class Plan:
 
     def _headline(self) -> str:
         half = ", lower triangle" if self.symmetric else ""
+        kind = "eNTK"
+        if self.sketch is not None:
+            kind = f"sketch={self.sketch.size}, seed={self.sketch.seed} of eNTK"
         return (
-            f"eNTK {list(self.shape)} {self.dtype} on {self.device}, "
+            f"{kind} {list(self.shape)} {self.dtype} on {self.device}, "
             f"outputs={self.outputs!r}{half}; tiles of {self.block} samples, {self.keep} blocks in "
             f"memory, {self.chunk} outputs at "
             f"a time; about {format_bytes(self.peak)} of {format_bytes(self.memory)}\n"
@@ -135,6 +153,8 @@ class Job:
     itemsize: int
     backend: str
     blocks: tuple[int, int] = (1, 1)  # tiles along each side: J that is not kept is formed again
+    rounds: int = 1  # of outputs: a sketch of inputs is made in each
+    sketch: Sketch | None = None
 
     @property
     def captured(self) -> int:
@@ -158,6 +178,12 @@ def layer_costs(
     """The cheaper strategy of each parameter, or the one that is forced where there is a choice."""
     if strategy is not None and strategy not in STRATEGIES:
         raise InputError(f"strategy={strategy!r}, expected one of {STRATEGIES} or None")
+    if job.sketch is not None:
+        if strategy is not None:
+            raise InputError(
+                f"strategy={strategy!r} has no say with sketch=; leave one of them out"
+            )
+        return tuple(_sketch_cost(s, found, job).at(rates) for s in found.served)
     costs = []
     for s in found.served:
         options = [cost.at(rates) for cost in _options(s, found.outputs, job)]
@@ -198,6 +224,24 @@ def _options(s: Served, o: int, job: Job) -> list[LayerCost]:
     return options
 
 
+def _sketch_cost(s: Served, found: Survey, job: Job) -> LayerCost:
+    """Of projecting one parameter's part of each sample, whichever samples it then meets."""
+    strategy, flops, own, signs = projection_work(s, found, job.sketch.size, job.rounds)
+    blocks = job.blocks[0] if job.symmetric else sum(job.blocks)
+    traffic = job.itemsize * (job.captured * own + blocks * signs)
+    return LayerCost(s.name, s.rule, strategy, job.captured * flops, traffic, s.note)
+
+
+def product_cost(job: Job, o: int, copies: int, rates: Rates) -> LayerCost | None:
+    """Of the products of sketches, `copies` of them by layer."""
+    if job.sketch is None:
+        return None
+    flops = copies * job.pairs * (o * o if job.outputs == "all" else o) * job.sketch.size
+    tile = math.prod(kernel_shape(*job.samples, o, job.outputs))
+    traffic = 3 * job.itemsize * copies * GROUPS * tile
+    return LayerCost("products of sketches", "", "rows", flops, traffic).at(rates)
+
+
 def _position_work(s: Served) -> int:
     """Multiply-adds that form one output's row of J."""
     if s.kind == "generic":
@@ -207,7 +251,7 @@ def _position_work(s: Served) -> int:
 
 def feature_elements(s: Served, strategy: str, o: int) -> int:
     """Elements per sample that a strategy keeps between capture and product."""
-    if strategy == "none":
+    if strategy in ("none", "sketch", "dense"):  # what a sketch keeps is shared by all
         return 0
     if strategy in ("pairs", "fused"):
         return s.inputs + o * s.gradient

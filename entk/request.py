@@ -15,10 +15,11 @@ from entk.factors import kernel_shape
 from entk.inputs import check_outputs, check_samples, first_parameter, parameter_names
 from entk.models import Params, as_module
 from entk.ops import choose_backend
-from entk.plan import Job, Plan, layer_costs, parse_bytes
+from entk.plan import Job, Plan, layer_costs, parse_bytes, product_cost
 from entk.precision import check_precision, computing
 from entk.rates import Rates, choose_rates
 from entk.samples import Input, Samples, Select, as_samples
+from entk.sketch import Sketch
 from entk.survey import Survey, survey
 from entk.tiling import available_memory, captures, choose_tiles, footprint
 
@@ -90,25 +91,28 @@ def make_plan(
     rates: Rates | str | None = None,
     copies: int = 1,
     streamed: bool = False,
+    sketch: Sketch | None = None,
 ) -> Plan:
-    """A plan for a target; `copies` kernels are kept (by_layer), none if `streamed`."""
+    """A plan for a target, of `copies` kernels (by_layer) that are kept, or else `streamed`."""
     found, outputs, like, samples = target.found, target.outputs, target.like, target.samples
     backend = choose_backend(backend, like.device, like.dtype)
     precision = check_precision(precision, backend, like.dtype)
     if block is not None and (not isinstance(block, int) or block < 1):
         raise InputError(f"block={block!r}, expected a number of samples, at least 1")
     memory = available_memory(like.device) if memory is None else parse_bytes(memory)
-    job = Job(samples, outputs, target.z is None, like.element_size(), backend)
+    job = Job(samples, outputs, target.z is None, like.element_size(), backend, sketch=sketch)
+    sketched = 0 if sketch is None else copies * sketch.size
     shape = kernel_shape(*samples, found.outputs, outputs)
     result = 0 if streamed else copies * like.element_size() * torch.Size(shape).numel()
     rates = choose_rates(rates, backend, like.device, like.dtype, outputs)
     wanted = block
     for _ in range(2):  # costs depend on the tiles, which depend on what the costs have chosen
         costs = layer_costs(found, job, strategy, rates)
-        size = footprint(found, costs, outputs, like.element_size(), result)
+        size = footprint(found, costs, outputs, like.element_size(), result, copies, sketched)
         tiles = choose_tiles(size, samples, found.outputs, memory, wanted, job.symmetric)
         block, chunk, keep, peak = tiles
-        job = replace(job, blocks=tuple(math.ceil(n / block) for n in samples))
+        blocks, rounds = (math.ceil(n / block) for n in samples), math.ceil(found.outputs / chunk)
+        job = replace(job, blocks=tuple(blocks), rounds=rounds)
     return Plan(
         layers=costs,
         shape=shape,
@@ -125,6 +129,8 @@ def make_plan(
         peak=peak,
         precision=precision,
         rates=rates,
+        sketch=sketch,
+        product=product_cost(job, found.outputs, copies, rates),
         capture_seconds=_capture_seconds(found, job, block, keep),
     )
 
@@ -141,6 +147,7 @@ def check_plan(
     precision: str | None = None,
     backend: str = "auto",
     memory: int | str | None = None,
+    sketch: Sketch | None = None,
 ) -> None:
     """A plan that the user brings must have been made for this very request."""
     expected = {
@@ -155,6 +162,7 @@ def check_plan(
         "precision": precision,
         "backend": None if backend == "auto" else backend,
         "memory": None if memory is None else parse_bytes(memory),
+        "sketch": sketch,
     }
     expected |= {what: value for what, value in named.items() if value is not None}
     for what, value in expected.items():

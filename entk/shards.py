@@ -18,9 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from entk.assemble import WHOLE, Tile, transposed
+from entk.assemble import WHOLE, Tile
 from entk.errors import KernelFileError, ResumeError
+from entk.factors import transposed
 from entk.plan import Plan
+from entk.sketch import ERROR, relative_error
 from entk.store import FORMAT, KernelFile, parts_folder, publish, sync_folder
 
 SHARD_SECONDS = 20.0  # a kill loses at most this much work
@@ -159,9 +161,15 @@ class Shards:
                 file.attrs["provenance"] = json.dumps(_provenance(self.request, plan, layers))
                 for name in names:
                     _create(file, name, plan)
+                error = torch.zeros(2, dtype=torch.float64)
                 for i, j in plan.tiles():
                     with h5py.File(self.done[i, j], "r") as shard:
-                        _join(file, shard[f"{i:06d}-{j:06d}"], plan, i, j, layers)
+                        tile = shard[f"{i:06d}-{j:06d}"]
+                        _join(file, tile, plan, i, j, layers)
+                        if plan.sketch is not None:
+                            error += plan.weight(i, j) * torch.from_numpy(tile[ERROR][()])
+                if plan.sketch is not None:
+                    file.attrs["sketch_error"] = relative_error(error)
             with h5py.File(temporary, "r") as file:
                 for dataset in (file[name] for name in names):
                     for chunk in dataset.iter_chunks():

@@ -64,6 +64,13 @@ class KernelFile:
         return json.loads(self._file.attrs["provenance"])
 
     @property
+    def sketch_error(self) -> float | None:
+        """Of a kernel written with sketch=, the relative error that is expected of it, as
+        `entk.sketch_error` has it; None: the kernel is exact."""
+        found = self._file.attrs.get("sketch_error")
+        return None if found is None else float(found)
+
+    @property
     def layers(self) -> tuple[str, ...]:
         """Names of the per-layer kernels, if it was written with by_layer=True."""
         return tuple(self.provenance["layers"])

@@ -13,7 +13,7 @@ from entk.errors import InputError
 from entk.factors import kernel_shape
 from entk.ops.pairs_gram import SCRATCH
 from entk.plan import LayerCost, feature_elements, format_bytes
-from entk.survey import Survey
+from entk.survey import Served, Survey
 
 TILE_ROWS = 640  # N*O of a tile: products run near their peak
 NARROWEST = 4 * 192  # parameters of the narrowest strip, as in csrc/gram.cpp
@@ -32,7 +32,7 @@ class Footprint:
     patches: int  # one sample's largest, where rows are made of them
     factors: int  # one sample's largest, formed for a product
     result: int  # the finished kernel, or the shards under way
-    tile: int  # the tile of one sample pair
+    tile: int  # of one sample pair: a tile for each layer of by_layer, and one to work on
     strip: int  # rows of one sample that are formed at once where none are kept
     scratch: int
 
@@ -46,31 +46,48 @@ class Footprint:
     def peak(self, block: int, chunk: int, keep: int, blocks: int) -> int:
         phases = (self.capture(block, chunk), self.products(block, min(blocks, 2)))
         kept = keep * block * self.feature
-        return self.result + kept + max(phases) + 2 * block**2 * self.tile
+        return self.result + kept + max(phases) + block**2 * self.tile
 
 
 def footprint(
-    found: Survey, costs: tuple[LayerCost, ...], outputs: str, itemsize: int, result: int
+    found: Survey,
+    costs: tuple[LayerCost, ...],
+    outputs: str,
+    itemsize: int,
+    result: int,
+    copies: int,
+    sketched: int,
 ) -> Footprint:
+    """`copies` kernels come of a tile; a sketch keeps `sketched` numbers of a sample's output."""
     o = found.outputs
     strategy = {c.name: c.strategy for c in costs}
-    feature = sum(feature_elements(s, strategy[s.name], o) for s in found.served)
+    used = set(strategy.values())
+    feature = o * sketched + sum(feature_elements(s, strategy[s.name], o) for s in found.served)
     generic = sum(s.size for s in found.served if s.kind == "generic")
     factored = [s for s in found.served if s.kind == "factors"]
-    formed = [s for s in factored if strategy[s.name] == "rows"]
-    products = [s for s in factored if strategy[s.name] != "rows"]
+    formed = [s for s in factored if strategy[s.name] in ("rows", "sketch", "dense")]
+    products = [s for s in factored if strategy[s.name] in ("pairs", "fused")]
     return Footprint(
         feature=itemsize * feature,
         activations=found.activations + 2 * itemsize * o * generic,
         gradients=itemsize * sum(found.call_outputs),
-        stacked=itemsize * sum(s.gradient + s.size for s in formed),
-        patches=itemsize * max((s.patch for s in formed), default=0),
+        stacked=itemsize * sum(_stacked(s, strategy[s.name], found) for s in found.served),
+        patches=itemsize * max((s.patch + s.groups * s.t for s in formed), default=0),
         factors=itemsize * max((s.patch + o * s.gradient for s in products), default=0),
         result=result,
-        tile=itemsize * math.prod(kernel_shape(1, 1, o, outputs)),
-        strip=2 * itemsize * o * NARROWEST if "fused" in strategy.values() else 0,
-        scratch=3 * itemsize * SCRATCH if {"pairs", "fused"} & set(strategy.values()) else 0,
+        tile=(copies + 1) * itemsize * math.prod(kernel_shape(1, 1, o, outputs)),
+        strip=2 * itemsize * o * NARROWEST if "fused" in used else 0,
+        scratch=3 * itemsize * SCRATCH if {"pairs", "fused", "sketch", "dense"} & used else 0,
     )
+
+
+def _stacked(s: Served, strategy: str, found: Survey) -> int:
+    """Elements of one sample and output that wait for a chunk of outputs."""
+    if strategy == "sketch":
+        return 2 * sum(found.call_outputs[i] for i, _ in s.calls)  # the copy has another order
+    if s.kind == "factors":
+        return s.gradient + s.size if strategy in ("rows", "dense") else 0
+    return s.size if strategy == "dense" and s.kind == "rows" else 0
 
 
 def choose_tiles(

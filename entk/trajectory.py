@@ -18,6 +18,7 @@ from entk.progress import Progress
 from entk.rates import Rates
 from entk.request import make_plan, prepare
 from entk.samples import Input, Select
+from entk.sketch import check_sketch
 
 
 def trajectory_distances(
@@ -35,6 +36,8 @@ def trajectory_distances(
     block: int | None = None,
     backend: str = "auto",
     rates: Rates | str | None = None,
+    sketch: int | None = None,
+    seed: int = 0,
     scratch: str | PathLike | None = None,
     progress: bool | Callable[[int, int], None] = False,
 ) -> Tensor:
@@ -64,7 +67,7 @@ def trajectory_distances(
     _load(model, states[0], 0)
     target = prepare(model, x, z, outputs, params, select, strict)
     options = {"memory": memory, "block": block, "backend": backend, "precision": precision}
-    options |= {"rates": rates, "streamed": True}
+    options |= {"rates": rates, "streamed": True, "sketch": check_sketch(sketch, seed)}
     plan = make_plan(target, **options)
     engine = Engine(target, plan)
     with (
@@ -77,7 +80,7 @@ def trajectory_distances(
             parts = []  # (how often a tile counts, its entries), in the order of the file
             for i, j, tile in engine.tiles(plan.tiles()):
                 tile[WHOLE].cpu().numpy().tofile(file)
-                parts.append((2 if plan.symmetric and i != j else 1, tile[WHOLE].numel()))
+                parts.append((plan.weight(i, j), tile[WHOLE].numel()))
             bar.advance()
         file.flush()
         kernels = np.memmap(file, plan.dtype, "r").reshape(len(states), -1)

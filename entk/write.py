@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from entk.assemble import Engine
 from entk.errors import InputError, ResumeError
+from entk.kernel import copies
 from entk.models import Params, describe, inner
 from entk.ops import choose_backend
 from entk.plan import Plan
@@ -22,6 +23,7 @@ from entk.rates import Rates
 from entk.request import Target, check_plan, make_plan, prepare
 from entk.samples import Input, Select, named_tensors
 from entk.shards import Shards
+from entk.sketch import Sketch, check_sketch
 from entk.store import KernelFile
 
 
@@ -41,6 +43,8 @@ def write_ntk(
     plan: Plan | None = None,
     backend: str = "auto",
     rates: Rates | str | None = None,
+    sketch: int | None = None,
+    seed: int = 0,
     progress: bool | Callable[[int, int], None] = False,
     resume: bool = True,
 ) -> KernelFile:
@@ -50,7 +54,8 @@ def write_ntk(
     it computes only what is missing, by the plan it started with, and the file comes out bit for
     bit as if nothing had happened (same machine, same number of threads). The file appears under
     its name only when whole; if it is there already, it is opened and nothing is computed.
-    `memory` need not hold the kernel. Other arguments as for `ntk`; layout as in `KernelFile`.
+    `memory` need not hold the kernel. Other arguments as for `ntk`; layout as in `KernelFile`,
+    whose `sketch_error` is the measured error of a sketch.
 
     Raises:
         ResumeError: `path` holds or began another request (other model, data or options).
@@ -61,15 +66,16 @@ def write_ntk(
     if not path.parent.is_dir():
         raise InputError(f"the folder {path.parent} does not exist; create it first")
     target = prepare(model, x, z, outputs, params, select, strict)
+    projections = check_sketch(sketch, seed)
     if plan is not None:
-        check_plan(plan, target, precision, backend, memory)
-        precision = plan.precision
+        check_plan(plan, target, precision, backend, memory, projections)
+        precision, projections = plan.precision, plan.sketch
     else:
         like = target.like
         precision = check_precision(
             precision, choose_backend(backend, like.device, like.dtype), like.dtype
         )
-    request = _request(target, select, by_layer, precision)
+    request = _request(target, select, by_layer, precision, projections)
     store = Shards(path, request)
     if not resume:
         shutil.rmtree(store.folder, ignore_errors=True)
@@ -77,7 +83,7 @@ def write_ntk(
         return KernelFile(path)
     if plan is None:
         options = {"memory": memory, "backend": backend, "precision": precision, "rates": rates}
-        options["streamed"] = True
+        options |= {"copies": copies(target, by_layer), "streamed": True, "sketch": projections}
         plan = store.begun() or make_plan(target, **options)
         if backend not in ("auto", plan.backend):
             raise ResumeError(
@@ -96,7 +102,13 @@ def write_ntk(
     return KernelFile(path)
 
 
-def _request(target: Target, select: Select | None, by_layer: bool, precision: str) -> dict:
+def _request(
+    target: Target,
+    select: Select | None,
+    by_layer: bool,
+    precision: str,
+    sketch: Sketch | None,
+) -> dict:
     """What identifies a kernel: the same request gives the same numbers."""
     model, x, z = target.model, target.x, target.z
     state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
@@ -109,6 +121,8 @@ def _request(target: Target, select: Select | None, by_layer: bool, precision: s
         "outputs": target.outputs,
         "by_layer": by_layer,
         "precision": precision,
+        "sketch": None if sketch is None else sketch.size,
+        "seed": None if sketch is None else sketch.seed,
     }
     if select is not None:
         request["select"] = describe(select)

@@ -23,6 +23,7 @@ FLOORS = (
     ("layouts",),
     ("generic", "rates", "soundness", "tangent"),
     ("linearize", "survey"),
+    ("sketch",),
     ("plan",),
     ("features", "store", "tiling"),
     ("operator", "request", "source"),

@@ -20,6 +20,7 @@ from torch import nn
 
 torch.set_num_threads(2)
 which, memory, outputs = sys.argv[1:4]
+sketch = int(sys.argv[4]) or None
 
 
 def network():
@@ -41,7 +42,7 @@ def resident():
 torch.manual_seed(0)
 model = network().eval()
 x = torch.randn(40, *((3, 16, 16) if which == "conv" else (768,)))
-entk.ntk(model, x[:2], outputs=outputs)  # libraries load and allocate their own
+entk.ntk(model, x[:2], outputs=outputs, sketch=sketch)  # libraries load and allocate their own
 before, peak, running = resident(), [0], [True]
 
 
@@ -53,17 +54,17 @@ def watch():
 
 thread = threading.Thread(target=watch, daemon=True)
 thread.start()
-kernel = entk.ntk(model, x, outputs=outputs, memory=memory)
+kernel = entk.ntk(model, x, outputs=outputs, memory=memory, sketch=sketch)
 running[0] = False
 thread.join()
-plan = entk.plan_ntk(model, x, outputs=outputs, memory=memory)
+plan = entk.plan_ntk(model, x, outputs=outputs, memory=memory, sketch=sketch)
 print(max(peak[0], resident()) - before, plan.block, plan.keep, kernel.double().norm().item())
 """
 
 
-def run(which: str, memory: str, outputs: str) -> tuple[int, int, int, float]:
+def run(which: str, memory: str, outputs: str, sketch: int) -> tuple[int, int, int, float]:
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    command = [sys.executable, "-c", CHILD, which, memory, outputs]
+    command = [sys.executable, "-c", CHILD, which, memory, outputs, str(sketch)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     peak, block, keep, norm = done.stdout.split()
@@ -72,15 +73,17 @@ def run(which: str, memory: str, outputs: str) -> tuple[int, int, int, float]:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize(
-    ("which", "outputs", "budgets"),
+    ("which", "outputs", "sketch", "budgets"),
     [
-        ("conv", "all", ("100MB", "400MB")),
-        ("dense", "diagonal", ("60MB", "200MB")),
+        ("conv", "all", 0, ("100MB", "400MB")),
+        ("dense", "diagonal", 0, ("60MB", "200MB")),
+        ("conv", "all", 1024, ("60MB", "400MB")),
+        ("dense", "sum", 1024, ("60MB", "200MB")),
     ],
 )
-def test_peak_stays_within_the_budget(which, outputs, budgets):
+def test_peak_stays_within_the_budget(which, outputs, sketch, budgets):
     """All features at once would take 40 x 10 x 65,000 x 4 B = 104 MB (conv); budgets agree."""
-    found = [run(which, memory, outputs) for memory in budgets]
+    found = [run(which, memory, outputs, sketch) for memory in budgets]
     for (peak, *_), memory in zip(found, budgets, strict=True):
         assert peak <= float(memory.removesuffix("MB")) * 1e6
     (*_, low), (*_, high) = found

@@ -199,10 +199,10 @@ def test_a_plan_is_not_overruled_in_silence(named, said, tmp_path):
     assert torch.equal(entk.ntk(model, x, plan=plan, **same), entk.ntk(model, x, plan=plan))
 
 
-def test_by_layer_counts_a_kernel_for_each_layer():
+def test_by_layer_counts_a_kernel_and_a_tile_for_each_layer():
     model, x = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2)).eval(), torch.randn(5, 4)
     one, two = (entk.plan_ntk(model, x, by_layer=by_layer) for by_layer in (False, True))
-    assert two.peak - one.peak == 4 * (5 * 2) ** 2
+    assert two.peak - one.peak == 2 * 4 * (5 * 2) ** 2
     assert two.same_bits(one)
 
 

@@ -10,6 +10,7 @@ import entk
 from entk.factors import OUTPUTS
 from entk.ops import native
 from entk.ops.gram_dot import gram_dot, gram_dot_torch
+from entk.sketch import signs
 from tests import oracle, tolerance
 from tests.cases import CASES
 
@@ -144,3 +145,18 @@ def test_file_and_distance(tmp_path):
         assert torch.equal(file[:, :], kernel.cpu())
         assert entk.kernel_distance(file, kernel.cpu()) == 0
     assert entk.kernel_distance(kernel, 3 * kernel) < 1e-14
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_probes_of_a_sketch_are_those_of_the_cpu(dtype):
+    index = torch.arange(5000)
+    here, there = (signs(-(2**62), i, 5, 300, dtype).cpu() for i in (index, index.cuda()))
+    assert torch.equal(here, there)
+
+
+@pytest.mark.parametrize("name", ["vgg", "gpt_tied", "weight_norm"])
+def test_a_sketch_is_that_of_the_cpu(name):
+    model, x, _ = BY_NAME[name].make()
+    expected = entk.ntk(model, x, sketch=192)
+    found = entk.ntk(model.cuda(), x.cuda(), sketch=192)
+    assert tolerance.error(found.cpu(), expected) < tolerance.FLOAT64

@@ -197,10 +197,14 @@ class _Sketched(_Collected):
         self.origins = {s.name for s in found.derived}
         self.sketches: dict[str, Tensor] = {}
 
-    def project(self, name: str, part: Tensor | Factors, start: int) -> None:
+    def project(
+        self, name: str, part: Tensor | Factors, start: int, transposed: bool = False
+    ) -> None:
         """Add what a parameter gives to the outputs from `start` on."""
-        rows = isinstance(part, Tensor)
-        found = self.projector.rows(name, part) if rows else self.projector.factors(name, part)
+        if isinstance(part, Tensor):
+            found = self.projector.rows(name, part)
+        else:
+            found = self.projector.factors(name, part, transposed)
         group = self.group(name)
         if group not in self.sketches:
             shape = (self.samples, self.found.outputs, found.shape[2])
@@ -219,7 +223,7 @@ class _Sketched(_Collected):
 
     def _add_factors(self, s: Served, start: int, factors: Factors, call: Call, role: str) -> None:
         if s.name in self.products:
-            self.project(s.name, factors, start)
+            self.project(s.name, factors, start, call.rule.transposed)
         elif s.name in self.origins:
             self._put(s, start, self._formed(factors, call, role))
         else:

@@ -99,7 +99,7 @@ def product_probes(s: Served, k: int) -> bool:
     """
     if s.kind == "factors":
         return s.k == 0 or s.k * (s.t + k) > 2 * s.t * k
-    tied = set(s.rule.split("+")) == {"embedding", "linear"}
+    tied = set(s.rule.split("+")) == {"embedding", "linear"} and not s.sources
     return tied and {role for _, role in s.calls} == {"weight"}
 
 
@@ -151,9 +151,10 @@ class Projector:
                 out[:, :, i : i + step] += part @ r
         return out
 
-    def factors(self, name: str, f: Factors) -> Tensor:
+    def factors(self, name: str, f: Factors, transposed: bool = False) -> Tensor:
         """The same of J with factors, r[G,c,k] = u[G,c] v[G,k]; `u` lies along the parameter's
-        first axis, so that a weight tied between an embedding and a layer has one probe."""
+        first axis, so that a weight tied between an embedding and a layer has one probe; that of a
+        `transposed` one is K."""
         n, o, groups, c, t = f.g.shape
         k, dtype, device = self.sketch.size, f.g.dtype, f.g.device
         first, rest = self._key(name, "first axis"), self._key(name, "other axes")
@@ -165,8 +166,8 @@ class Projector:
         patch = torch.arange(0 if f.is_tokens else groups * f.a.shape[2], device=device)
         for i in range(0, k, step):
             span = (i, min(i + step, k))
-            u = signs(rest if f.is_tokens else first, channels, *span, dtype)
-            v = signs(rest, patch, *span, dtype)
+            u = signs(rest if f.is_tokens or transposed else first, channels, *span, dtype)
+            v = signs(first if transposed else rest, patch, *span, dtype)
             for s in range(0, n, count):
                 a, g = f.a[s : s + count], f.g[s : s + count]
                 if f.is_tokens:

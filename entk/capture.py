@@ -156,6 +156,12 @@ def saved_storages() -> Iterator[dict[int, int]]:
         yield kept
 
 
+def rounding(dtype: torch.dtype) -> float:
+    """Relative differences that are no more than rounding: models of float64 have parts in float32
+    (RMSNorm in language models), whose own rounding shows, but nothing much larger."""
+    return max(torch.finfo(dtype).eps ** 0.5, 2**-16)
+
+
 def check_finite(y: Tensor) -> None:
     finite = torch.isfinite(y).all(1)
     if not finite.all():

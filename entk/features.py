@@ -67,7 +67,7 @@ def capture_block(
     total = plan.outputs == "sum"
     recorder = found.recorder(leaves, products(plan.backend, plan.precision).functions)
     with recorder:
-        y = forward(model, state, x, total)
+        y = forward(model, state, x, total, found.traced)
     calls = recorder.calls
     _check_forward(y, calls, found, len(x))
     resolve = partial(_resolve, found=found, recorder=recorder, leaves=leaves)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from entk.capture import Call, Layout, gradients
+from entk.capture import Call, Layout, gradients, rounding
 from entk.errors import UnsupportedModelError
 from entk.recorder import Look
 
@@ -65,7 +65,7 @@ def _layout(
         layout = Layout(axis, repeat, together)
         plain, weighted = (layout.samples_first(g).reshape(count, -1) for g in pair)
         expected = plain * weights[:, None]
-        if (weighted - expected).norm() <= torch.finfo(plain.dtype).eps ** 0.5 * weighted.norm():
+        if (weighted - expected).norm() <= rounding(plain.dtype) * weighted.norm():
             return layout if repeat == 1 or plain.any() else None
         if repeat == 1:
             raise UnsupportedModelError(

@@ -39,6 +39,7 @@ DERIVATIVES = (torch.autograd.grad, torch.autograd.backward, Tensor.backward)
 class Decision:
     """Which arguments of a call are parameters, or computed from nothing else."""
 
+    rule: str
     roles: tuple[str, ...] = ()
     swapped: bool = False  # the operands of a sum or product
 
@@ -64,6 +65,7 @@ class Recorder(TorchFunctionMode):
         self.origins: dict[str, tuple[Tensor, tuple[str, ...]]] = {}  # derived tensor, its leaves
         self.decisions: list[Decision] = []
         self.given = decisions
+        self.follows = True  # the path on which the decisions were made
         self.forbidden = forbidden
         self.noted: set = set()  # nodes of the graph
         self.differentiates = False  # whether the model itself takes derivatives
@@ -99,11 +101,16 @@ class Recorder(TorchFunctionMode):
 
     def _roles(self, rule: Rule, arguments: dict[str, Any]) -> dict[str, str]:
         """{role: name of a parameter or of a derived tensor}; operands change places if need be."""
-        place = len(self.decisions)
+        candidates = [arguments.get(r) for r in (*rule.roles, "input" if rule.commutes else "")]
+        if not any(isinstance(t, Tensor) and t.requires_grad for t in candidates):
+            return {}
+        place, decision = len(self.decisions), Decision(rule.name)
         if self.given is None:
-            decision = self._decide(rule, arguments) if place not in self.forbidden else Decision()
+            decision = decision if place in self.forbidden else self._decide(rule, arguments)
+        elif place < len(self.given) and self.given[place].rule == rule.name:
+            decision = self.given[place]
         else:
-            decision = self.given[place] if place < len(self.given) else Decision()
+            self.follows = False
         self.decisions.append(decision)
         if decision.swapped:
             arguments["input"], arguments["other"] = arguments["other"], arguments["input"]
@@ -117,8 +124,8 @@ class Recorder(TorchFunctionMode):
                 continue
             roles = tuple(role for role in rule.roles if self._leaves(tried.get(role)))
             if roles:
-                return Decision(roles, swapped)
-        return Decision()
+                return Decision(rule.name, roles, swapped)
+        return Decision(rule.name)
 
     def _leaves(self, t: Any) -> tuple[str, ...] | None:
         """The parameters that t is computed from, if from nothing else."""
@@ -190,18 +197,16 @@ class Look:
         return self.recorder.calls
 
 
-def look(model, state, covered, x, decisions=None, forbidden: frozenset[int] = frozenset()) -> Look:
-    """Without `decisions` they are made, for which the samples are traced where the model lets."""
-    if decisions is None:
-        try:
-            return _look(model, state, covered, x, None, forbidden, traced=True)
-        except RuntimeError as error:
-            if "requires grad" not in str(error):  # as Tensor.numpy() says
-                raise
-    return _look(model, state, covered, x, decisions, forbidden, traced=False)
-
-
-def _look(model, state, covered, x, decisions, forbidden, traced: bool) -> Look:
+def look(
+    model,
+    state,
+    covered,
+    x,
+    traced: bool,
+    decisions: Sequence[Decision] | None = None,
+    forbidden: frozenset[int] = frozenset(),
+) -> Look:
+    """A forward pass, and what it keeps for the backward pass."""
     like = next(iter(state.values()))
     backend = choose_backend("auto", like.device, like.dtype)
     functions = products(backend, "ieee").functions

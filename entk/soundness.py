@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from entk.capture import forward
+from entk.capture import forward, rounding
 from entk.errors import UnsupportedModelError
 from entk.samples import Samples
 
@@ -52,7 +52,7 @@ def _one_by_one(model, state, x: Tensor | Samples) -> Tensor:
 
 def _agree(y: Tensor, alone: Tensor) -> bool:
     scale = alone.norm(dim=1) + y.norm(dim=1)
-    return bool(((y - alone).norm(dim=1) <= torch.finfo(y.dtype).eps ** 0.5 * scale).all())
+    return bool(((y - alone).norm(dim=1) <= rounding(y.dtype) * scale).all())
 
 
 def check_checkpoints(y: Tensor) -> None:

@@ -62,6 +62,7 @@ class Survey:
     covered: frozenset[str] = frozenset()
     derived: tuple[Served, ...] = ()  # tensors that the model computes from its parameters
     decisions: tuple[Decision, ...] = ()
+    traced: bool = False  # the samples, so that what is computed from them can be told
     writes_parameters: bool = False  # the forward pass itself does
     timing: Timing = field(default_factory=Timing)
 
@@ -78,14 +79,25 @@ def survey(model: nn.Module, x: Tensor | Samples, names: tuple[str, ...], total:
     begin = time.perf_counter()
     several = several_of(x)
     one = several[:1]
+    traced = True
     refused: dict[str, str] = {}
     forbidden: dict[int, tuple[str, ...]] = {}  # place of a call that is no use of data
     while True:  # each round either ends or takes a parameter or a call out
         leaves, state = leaf_state(model, names, copy=True)
         versions = {name: t._version for name, t in state.items()}
         covered = {n: leaf for n, leaf in leaves.items() if n not in refused}
-        batch = look(model, state, covered, several, forbidden=frozenset(forbidden))
-        single = look(model, state, covered, one, batch.recorder.decisions)
+        for _ in range(2):  # some models do more in their first pass than in later ones
+            options = {"forbidden": frozenset(forbidden)}
+            try:
+                batch = look(model, state, covered, several, traced, **options)
+            except RuntimeError as error:
+                if "requires grad" not in str(error):  # as of a model that leaves for NumPy
+                    raise
+                traced = False
+                batch = look(model, state, covered, several, traced, **options)
+            single = look(model, state, covered, one, traced, batch.recorder.decisions)
+            if single.recorder.follows:
+                break
         check_independence(model, state, several, batch.y, single.y)
         start = time.perf_counter()
         layouts, found, wrong = find_layouts(single, batch)
@@ -120,6 +132,7 @@ def survey(model: nn.Module, x: Tensor | Samples, names: tuple[str, ...], total:
         covered=frozenset(covered),
         derived=derived,
         decisions=tuple(batch.recorder.decisions),
+        traced=traced,
         timing=Timing(
             single.seconds,
             batch.seconds,

@@ -60,10 +60,30 @@ def _expand(other: Tensor, size: tuple[int, ...]) -> Tensor:
     return other.expand(size)
 
 
+def fits_in_place(arguments: Arguments) -> bool:
+    """A view is left alone: what is noted would be a copy, and what it views go without."""
+    return fits(arguments) and not arguments["input"]._is_view()
+
+
+def _add_in_place(input: Tensor, other: Tensor) -> Tensor:
+    return input.add_(other)
+
+
 _OPERANDS = {"commutes": True, "batch_first": True, "serves": fits}
 register(
     Rule("add", ("input", "other"), rows={"other": added}, function=torch.add, **_OPERANDS),
     *(torch.add, Tensor.add, Tensor.__add__, Tensor.__radd__),
+)
+register(
+    Rule(
+        "add",
+        ("input", "other"),
+        rows={"other": added},
+        serves=fits_in_place,
+        batch_first=True,
+        function=_add_in_place,
+    ),
+    *(Tensor.add_, Tensor.__iadd__),
 )
 register(
     Rule(

@@ -34,6 +34,18 @@ class Padded(nn.Module):
         return F.pad(x, (0, 0, 0, 0, self.more // 2, self.more - self.more // 2))
 
 
+class Subsampled(nn.Conv2d):
+    """A 1x1 convolution with a stride, on the pixels that it reads.
+
+    For numbers of channels that are no multiple of 8, the backward pass of the strided one writes
+    beyond its buffers on processors without AVX-512 (oneDNN's jit_1x1:avx2 in torch 2.13).
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        down, across = self.stride
+        return F.conv2d(x[:, :, ::down, ::across], self.weight)
+
+
 class BasicBlock(nn.Module):
     def __init__(self, inputs: int, outputs: int, stride: int, shortcut: str):
         super().__init__()
@@ -45,8 +57,9 @@ class BasicBlock(nn.Module):
         if stride == 1 and inputs == outputs:
             return
         if shortcut == "projection":
+            kind = nn.Conv2d if outputs % 8 == 0 else Subsampled
             self.shortcut = nn.Sequential(
-                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
+                kind(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
             )
         elif outputs < inputs:
             raise UserError("model.shortcut='pad' needs widths that do not shrink")

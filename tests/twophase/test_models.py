@@ -118,15 +118,14 @@ def test_entk_covers_every_parameter_by_a_rule(shortcut):
 
 
 def test_a_shortcut_of_few_channels_is_the_strided_convolution():
-    """It reads the same pixels; training it repeatedly does not damage memory (a crash if it did)."""
+    """It reads the same pixels, and training it again and again does not damage memory."""
     block = models.BasicBlock(3, 4, 2, "projection")
-    strided = nn.Conv2d(3, 4, 1, 2, bias=False)
+    strided = torch.nn.Conv2d(3, 4, 1, 2, bias=False)
     strided.weight = block.shortcut[0].weight
     x = torch.randn(16, 3, 8, 8)
-    assert torch.equal(block.shortcut[0](x), strided(x))
-    assert sorted(block.state_dict()) == sorted(
-        models.BasicBlock(8, 16, 2, "projection").state_dict()
-    )
+    torch.testing.assert_close(block.shortcut[0](x), strided(x))
+    wide = models.BasicBlock(8, 16, 2, "projection")
+    assert list(block.state_dict()) == list(wide.state_dict())
     for _ in range(300):
         y = block(x.to(memory_format=torch.channels_last).requires_grad_())
         y.square().sum().backward()

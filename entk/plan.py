@@ -70,6 +70,7 @@ class Plan:
 
     @property
     def blocks(self) -> tuple[int, int]:
+        """Blocks along either side."""
         return tuple(math.ceil(n / self.block) for n in self.samples)
 
     def span(self, index: int, axis: int = 0) -> slice:
@@ -96,12 +97,14 @@ class Plan:
         return self.layers if self.product is None else (*self.layers, self.product)
 
     def to_json(self) -> str:
+        """As a kernel file keeps it; without the seconds that were read off a clock."""
         fields = asdict(self)
         del fields["capture_seconds"]  # a stopwatch's reading: two files of one plan are one
         return json.dumps(fields)
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
+        """The plan that `to_json` wrote."""
         fields = json.loads(text)
         fields["layers"] = tuple(LayerCost(**layer) for layer in fields["layers"])
         fields["rates"] = Rates(**fields["rates"])

@@ -37,7 +37,11 @@ class LayerCost:
 
 @dataclass(frozen=True)
 class Plan:
-    """How a kernel is computed. Two runs of one plan agree bit for bit; print it to see why."""
+    """How a kernel is computed. Two runs of one plan agree bit for bit; print it to see why.
+
+    Each of `layers` is a parameter's `name`, `rule`, `strategy`, `flops` (multiply-adds), `bytes`
+    (of memory traffic), `seconds` (expected) and `note`; all for the whole kernel.
+    """
 
     layers: tuple[LayerCost, ...]
     shape: tuple[int, ...]
@@ -88,7 +92,7 @@ class Plan:
 
     @property
     def seconds(self) -> float:
-        """Expected, for the whole kernel."""
+        """Expected, for the whole kernel, passes through the model included."""
         return self.capture_seconds + sum(c.seconds for c in self.costs)
 
     @property

@@ -1,8 +1,9 @@
-"""Writes docs/cli.md and docs/config.md from the code; `--check` only says which are stale."""
+"""Writes docs/cli.md, docs/config.md and docs/api/ from the code; `--check` names stale pages."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import json
 import os
@@ -19,6 +20,9 @@ from twophase.config import Config
 from twophase.presets import PRESETS
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+from reference import TOPICS, api_page, index_page  # noqa: E402  # beside this file
+
 NOTE = "<!-- Written by docs/generate.py; change twophase/{} and run it. -->"
 BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
 
@@ -102,7 +106,8 @@ def config_page() -> str:
     return "\n\n".join(parts) + "\n"
 
 
-PAGES = {"cli.md": cli_page, "config.md": config_page}
+PAGES = {"cli.md": cli_page, "config.md": config_page, "api/README.md": index_page}
+PAGES |= {f"api/{topic}.md": functools.partial(api_page, topic) for topic in TOPICS}
 
 
 def stale() -> list[str]:
@@ -114,5 +119,6 @@ def stale() -> list[str]:
 if __name__ == "__main__":
     if sys.argv[1:] == ["--check"]:
         sys.exit(" and ".join(stale()) + ": run python docs/generate.py" if stale() else 0)
+    (HERE / "api").mkdir(exist_ok=True)
     for name, page in PAGES.items():
         (HERE / name).write_text(page())

@@ -21,14 +21,19 @@ class SpectralDensity:
 
     Each probe is an independent unbiased estimate of up to quadrature, so whatever is estimated
     has a standard error: the deviation over probes / sqrt(probes).
+
+        nodes     [probes, steps] float64
+        weights   [probes, steps], each row sums to 1; about 0 where fewer steps were enough
+        size      rows of the kernel
     """
 
-    nodes: Tensor  # [probes, steps] float64
-    weights: Tensor  # [probes, steps], each row sums to 1; about 0 where fewer steps were enough
-    size: int  # rows of the kernel
+    nodes: Tensor
+    weights: Tensor
+    size: int
 
     @property
     def probes(self) -> int:
+        """Independent estimates."""
         return len(self.nodes)
 
     def mean(self, f: Callable[[Tensor], Tensor]) -> tuple[float, float]:

@@ -48,6 +48,10 @@ def kernel_distance(
         UndefinedDistanceError: a kernel is zero, or has NaN or infinity.
 
     Source: Fort et al. 2020 (arXiv 2010.15110), eq. 4 of arXiv 2505.13900.
+
+    >>> import torch, entk
+    >>> entk.kernel_distance(torch.eye(2), torch.ones(2, 2))  # 45 degrees
+    0.29289321881345254
     """
     unknown = [name for name in options if name not in OPTIONS]
     if unknown:
@@ -75,6 +79,16 @@ def kernel_distance_matrix(kernels: Sequence[Kernel]) -> Tensor:
     """S[i,j] = kernel_distance(kernels[i], kernels[j]), [S, S] float64, exactly symmetric.
 
     Kernels are read band by band, each once, and a second time if some pair is closer than 1e-4.
+
+    Raises InputError for an empty list or shapes that differ, and as `kernel_distance`. Source: as
+    there.
+
+    >>> import torch, entk
+    >>> one, other = torch.eye(2), torch.tensor([[0.0, 1.0], [1.0, 0.0]])
+    >>> entk.kernel_distance_matrix([one, 3 * one, other])
+    tensor([[0., 0., 1.],
+            [0., 0., 1.],
+            [1., 1., 0.]], dtype=torch.float64)
     """
     sources = [Source(k, f"number {i}'s") for i, k in enumerate(kernels)]
     if not sources:

@@ -18,10 +18,16 @@ FLOWS = ("gradient_flow", "gradient_descent")
 
 @dataclass(frozen=True, eq=False)
 class LinearisedPredictions:
-    """Result of `linearised_predictions`, in the kernel's dtype."""
+    """Result of `linearised_predictions`, in the kernel's dtype.
 
-    train: Tensor  # [T, N, O], or [T, N] if y is [N]
-    test: Tensor | None  # [T, M, O] or [T, M]
+    Of what shapes:
+
+        train   [T, N, O], or [T, N] if y is [N]
+        test    [T, M, O] or [T, M]; None without k_test
+    """
+
+    train: Tensor
+    test: Tensor | None
 
 
 def linearised_predictions(

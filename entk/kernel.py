@@ -46,7 +46,14 @@ def plan_ntk(
     wherever a parameter has it, `block` sets the samples on a side of a tile; `by_layer` counts a
     kernel for each layer. `rates` are what strategies are chosen by: None measures this machine,
     once (some 0.2 s, kept in ~/.cache/entk); "nominal" gives the same plan on every machine;
-    `entk.Rates` takes values. See `ntk` for the rest.
+    `entk.Rates` takes values. See `ntk` for the rest, and docs/architecture.md for the formulas.
+
+    Raises as `ntk`; InputError also for a `strategy`, `block` or `rates` that there is not.
+
+    >>> import torch, entk
+    >>> plan = entk.plan_ntk(torch.nn.Linear(3, 2), torch.randn(4, 3), rates="nominal")
+    >>> [(layer.name, layer.rule) for layer in plan.layers]
+    [('weight', 'linear'), ('bias', 'linear')]
     """
     target = prepare(model, x, z, outputs, params, select, strict)
     options = {"memory": memory, "block": block, "strategy": strategy, "rates": rates}
@@ -197,7 +204,14 @@ def jacobian(
     """Per-sample Jacobians {parameter name: J [N, O, *shape]}, J[n,o] = d f_o(x_n) / d w.
 
     outputs="sum" gives the gradients of the summed outputs, [N, *shape]. Unused parameters get
-    zeros. Other arguments and errors as for `ntk`.
+    zeros. All samples go through the model at once, and J is held whole: N O P numbers. Other
+    arguments as for `ntk`.
+
+    Raises as `ntk`; InputError also for outputs="diagonal" and "trace", which have no Jacobian.
+
+    >>> import torch, entk
+    >>> entk.jacobian(torch.nn.Linear(3, 2), torch.ones(4, 3))["weight"].shape
+    torch.Size([4, 2, 2, 3])
     """
     check_outputs(outputs, ("all", "sum"))
     target = prepare(model, x, None, outputs, params, select)

@@ -48,6 +48,7 @@ class LinearizedModel(nn.Module):
     w0 and the model's buffers are buffers here, so they move and are saved with it. `train()` has
     no effect on the model inside, which stays in eval mode. J v comes from forward mode where
     that agrees with reverse mode on the first samples seen, else from two reverse passes.
+    `linearize` makes it.
     """
 
     def __init__(self, model: nn.Module, names: tuple[str, ...]):
@@ -65,6 +66,7 @@ class LinearizedModel(nn.Module):
         self._model = (shell_of(model),)
 
     def forward(self, *args, **kwargs) -> Tensor:
+        """f_lin at what the model takes: one tensor of outputs, as `ntk` sees them."""
         origin = dict(self._origin.named_buffers())
         now = dict(self.named_parameters())
         at = {name: origin[name] for name in self._names}

@@ -112,18 +112,22 @@ class NTKOperator:
 
     @property
     def outputs(self) -> int:
+        """O, of one sample."""
         return self.linear.o
 
     @property
     def shape(self) -> tuple[int, int]:
+        """(N*O, M*O)."""
         return (len(self.x) * self.outputs, len(self.z) * self.outputs)
 
     @property
     def dtype(self) -> torch.dtype:
+        """That of the parameters, and of what it is multiplied with."""
         return self.linear.state[self.linear.names[0]].dtype
 
     @property
     def device(self) -> torch.device:
+        """That of the parameters."""
         return self.linear.state[self.linear.names[0]].device
 
     @property
@@ -132,7 +136,7 @@ class NTKOperator:
         return self if self.symmetric else replace(self, x=self.z, z=self.x)
 
     def __matmul__(self, v: Tensor | np.ndarray) -> Tensor | np.ndarray:
-        """K v, as a tensor or an array like v."""
+        """K v, as a tensor or an array like v. Raises InputError if v does not fit."""
         columns = self._columns(v, self.shape[1])
         with torch.no_grad():
             out = self.linear.product(self.x, self.linear.transposed(self.z, columns))

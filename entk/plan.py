@@ -37,7 +37,11 @@ class LayerCost:
 
 @dataclass(frozen=True)
 class Plan:
-    """How a kernel is computed. Two runs of one plan agree bit for bit; print it to see why."""
+    """How a kernel is computed. Two runs of one plan agree bit for bit; print it to see why.
+
+    Each of `layers` is a parameter's `name`, `rule`, `strategy`, `flops` (multiply-adds), `bytes`
+    (of memory traffic), `seconds` (expected) and `note`; all for the whole kernel.
+    """
 
     layers: tuple[LayerCost, ...]
     shape: tuple[int, ...]
@@ -70,6 +74,7 @@ class Plan:
 
     @property
     def blocks(self) -> tuple[int, int]:
+        """Blocks along either side."""
         return tuple(math.ceil(n / self.block) for n in self.samples)
 
     def span(self, index: int, axis: int = 0) -> slice:
@@ -87,7 +92,7 @@ class Plan:
 
     @property
     def seconds(self) -> float:
-        """Expected, for the whole kernel."""
+        """Expected, for the whole kernel, passes through the model included."""
         return self.capture_seconds + sum(c.seconds for c in self.costs)
 
     @property
@@ -96,12 +101,14 @@ class Plan:
         return self.layers if self.product is None else (*self.layers, self.product)
 
     def to_json(self) -> str:
+        """As a kernel file keeps it; without the seconds that were read off a clock."""
         fields = asdict(self)
         del fields["capture_seconds"]  # a stopwatch's reading: two files of one plan are one
         return json.dumps(fields)
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
+        """The plan that `to_json` wrote."""
         fields = json.loads(text)
         fields["layers"] = tuple(LayerCost(**layer) for layer in fields["layers"])
         fields["rates"] = Rates(**fields["rates"])

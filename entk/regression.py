@@ -13,11 +13,18 @@ from entk.source import Kernel, Source
 
 @dataclass(frozen=True, eq=False)
 class KernelRegression:
-    """Result of `kernel_regression`, in the kernel's dtype."""
+    """Result of `kernel_regression`, in the kernel's dtype.
 
-    dual: Tensor  # like y: (K + ridge I)⁻¹ y
-    train: Tensor  # like y: K dual
-    test: Tensor | None  # [M] or [M, O]: K_test dual
+    Of what shapes:
+
+        dual    (K + ridge I)⁻¹ y, like y
+        train   K dual, like y
+        test    K_test dual, [M, O], or [M] if y is [N]; None without k_test
+    """
+
+    dual: Tensor
+    train: Tensor
+    test: Tensor | None
 
 
 def kernel_regression(

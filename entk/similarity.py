@@ -33,8 +33,9 @@ def alignment(kernel: Kernel, labels: Tensor, *, centred: bool = True) -> float:
             (with as many as the kernel has outputs, if it is full).
 
     Raises:
-        InputError: shapes do not fit, K is not symmetric. UndefinedDistanceError: K or Y is zero
-            (if centred: constant over samples), or has NaN or infinity.
+        InputError: shapes do not fit, K is not symmetric.
+        UndefinedDistanceError: K or Y is zero (if centred: constant over samples), or has NaN or
+            infinity.
 
     Source: Cristianini et al. 2001 (NIPS 14); centred: Cortes, Mohri and Rostamizadeh
     2012 (arXiv 1203.0550).

@@ -37,7 +37,8 @@ def spectrum(kernel: Kernel | NTKOperator, *, k: int | None = None, method: str 
 
     Raises:
         InputError: the kernel is not symmetric, has NaN or infinity, or the iteration does not
-            converge. BackendUnavailableError: SciPy is missing where it is needed.
+            converge.
+        BackendUnavailableError: SciPy is missing where it is needed.
 
     Source: Lehoucq, Sorensen and Yang 1998, "ARPACK Users' Guide"; Knyazev 2001 (LOBPCG).
 

@@ -21,7 +21,17 @@ BAND = 1 << 22  # entries that are read at once, about
 
 
 def open_kernel(path: str | PathLike) -> KernelFile:
-    """Open a kernel that `write_ntk` finished. Raises KernelFileError if it is not one."""
+    """Open a kernel that `write_ntk` finished; nothing is read yet but its shape.
+
+    Raises:
+        KernelFileError: there is no file, it is not a kernel of entk's, or it is not finished.
+
+    >>> import tempfile, torch, entk
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     entk.write_ntk(f"{folder}/k.h5", torch.nn.Linear(3, 2), torch.randn(4, 3)).close()
+    ...     entk.open_kernel(f"{folder}/k.h5")[:2].shape
+    torch.Size([2, 8])
+    """
     return KernelFile(path)
 
 
@@ -30,6 +40,8 @@ class KernelFile:
 
     Dataset `kernel`: [N*O, M*O] for outputs "all", [O, N, M] for "diagonal", else [N, M]; with
     by_layer also `layers/<name>` of the same shape. The HDF5 attributes are the provenance.
+    `path`, `shape` and `dtype` are those of the file; `file[i0:i1, j0:j1]` reads that part as a
+    tensor. A file that turns out to be damaged raises KernelFileError.
     """
 
     def __init__(self, path: str | PathLike):
@@ -56,6 +68,7 @@ class KernelFile:
 
     @property
     def plan(self) -> Plan:
+        """The plan by which it was computed."""
         return Plan.from_json(self._file.attrs["plan"])
 
     @property
@@ -76,12 +89,13 @@ class KernelFile:
         return tuple(self.provenance["layers"])
 
     def layer(self, name: str) -> Tensor:
-        """The whole kernel of one layer."""
+        """The whole kernel of one layer, in the shape of the file's."""
         if name not in self.layers:
             raise KernelFileError(f"{self.path} has no layer {name!r}, only {self.layers}")
         return self._read(f"layers/{name}", ())
 
     def __getitem__(self, index) -> Tensor:
+        """A part of the kernel, by slices or numbers as HDF5 takes them, on the CPU."""
         return self._read("kernel", index)
 
     def _read(self, dataset: str, index) -> Tensor:
@@ -103,6 +117,7 @@ class KernelFile:
         return self._file["kernel"].chunks or (1,) * (len(self.shape) - 1) + self.shape[-1:]
 
     def close(self) -> None:
+        """Let go of the file; `with` does it too."""
         self._file.close()
 
     def __enter__(self) -> KernelFile:

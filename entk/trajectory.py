@@ -55,6 +55,8 @@ def trajectory_distances(
         InputError: a state does not fit the model. UndefinedDistanceError: a kernel is zero or not
             finite. And what `ntk` raises.
 
+    Source: that of `kernel_distance`.
+
     >>> import torch, entk
     >>> model = torch.nn.Linear(3, 2)
     >>> states = [{k: c * v for k, v in model.state_dict().items()} for c in (1, 2, 3)]

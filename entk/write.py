@@ -61,6 +61,12 @@ def write_ntk(
         ResumeError: `path` holds or began another request (other model, data or options).
             `resume=False` starts over and replaces it.
         KernelFileError: the disk refused; finished shards are kept. And what `ntk` raises.
+
+    >>> import tempfile, torch, entk
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with entk.write_ntk(f"{folder}/k.h5", torch.nn.Linear(3, 2), torch.ones(4, 3)) as file:
+    ...         file.shape
+    (8, 8)
     """
     path = Path(path)
     if not path.parent.is_dir():

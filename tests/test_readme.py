@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import inspect
 import math
 import pkgutil
 import re
@@ -23,7 +24,10 @@ from twophase.presets import PRESETS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+# what has no paper: the project's own ways of keeping and planning
+ENGINEERING = {"backends", "jacobian", "open_kernel", "plan_ntk", "write_ntk"}
+INHERITED = {"extra_repr"}  # described by torch.nn.Module
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 # what a plan expects of the passes through the model was taken with a stopwatch
 STOPWATCH = re.compile(r"^(expected |forward and backward passes +|total(?: +\S+){2} +)\S+")
 DECIMAL = re.compile(r"\d+\.\d+(?:e[-+]\d+)?")
@@ -144,7 +148,7 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links(page):
     for target in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
         if not target.startswith("https://"):
@@ -154,7 +158,7 @@ def test_links(page):
             assert not anchor or anchor in anchors(file), target
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_references_to_code(page):
     """`path/file.py: name` is a definition in that file; `make target` is one in the Makefile."""
     text = prose(page)
@@ -166,11 +170,57 @@ def test_references_to_code(page):
 
 def test_generated_pages_are_fresh(tmp_path):
     """`python docs/generate.py` writes them; a page that is not what it says would be named."""
-    stale = runpy.run_path(str(ROOT / "docs" / "generate.py"))["stale"]
+    made = runpy.run_path(str(ROOT / "docs" / "generate.py"))
+    stale = made["stale"]
     assert stale() == []
+    assert {p.name for p in (ROOT / "docs" / "api").iterdir()} == {
+        Path(name).name for name in made["PAGES"] if name.startswith("api/")
+    }
     (tmp_path / "cli.md").write_text((ROOT / "docs" / "cli.md").read_text() + "\n")
     stale.__globals__["HERE"] = tmp_path
-    assert stale() == ["cli.md", "config.md"]
+    assert stale() == list(made["PAGES"])
+
+
+def test_every_public_name_is_on_one_page():
+    titles = [
+        name
+        for page in sorted((ROOT / "docs" / "api").glob("*.md"))
+        if page.name != "README.md"
+        for name in re.findall(r"^## (\w+)$", page.read_text(), re.M)
+    ]
+    assert sorted(titles) == sorted(entk.__all__)
+
+
+PUBLIC = {name: getattr(entk, name) for name in entk.__all__}
+FUNCTIONS = {name: thing for name, thing in PUBLIC.items() if inspect.isfunction(thing)}
+CLASSES = {name: thing for name, thing in PUBLIC.items() if inspect.isclass(thing)}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_public_functions_have_an_example(name):
+    """Of at most six lines; `test_docstring_examples` runs it."""
+    (example,) = doctest.DocTestFinder().find(FUNCTIONS[name], name)
+    assert example.examples
+    assert sum(e.source.count("\n") for e in example.examples) <= 6
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_public_functions_say_what_they_raise_and_after_whom(name):
+    doc = FUNCTIONS[name].__doc__
+    takes_nothing = not inspect.signature(FUNCTIONS[name]).parameters
+    assert "Raises" in doc or takes_nothing
+    assert "Source" in doc or name in ENGINEERING
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_public_classes_are_described(name):
+    kind = CLASSES[name]
+    assert kind.__doc__
+    assert not kind.__doc__.startswith(f"{name}(")  # a dataclass's own
+    made = (property, classmethod, type(test_toml))
+    for member, value in vars(kind).items():
+        if isinstance(value, made) and not member.startswith("_") and member not in INHERITED:
+            assert (inspect.getdoc(value) or "").strip(), member
 
 
 @pytest.mark.parametrize("package", [entk, twophase], ids=lambda package: package.__name__)

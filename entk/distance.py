@@ -59,7 +59,7 @@ def kernel_distance(
             f"kernel_distance has no option {unknown[0]!r}; for two models it takes "
             f"{', '.join(OPTIONS)}"
         )
-    if isinstance(a, nn.Module) or isinstance(b, nn.Module):
+    if callable(a) or callable(b):
         return _model_distance(a, b, x, z, **options)
     if x is not None or z is not None or options:
         raise InputError("x, z and options are for two models; two kernels need nothing else")
@@ -144,7 +144,7 @@ def _model_distance(a, b, x, z, *, outputs="all", params=None, **options) -> flo
     """Tile by tile, so that neither kernel is ever whole; mirrored tiles count twice."""
     if not (isinstance(a, nn.Module) and isinstance(b, nn.Module)) or x is None:
         raise InputError(
-            "kernel_distance takes two kernels, or two models and the samples x: "
+            "kernel_distance takes two kernels, or two torch.nn.Modules and the samples x: "
             "kernel_distance(model_a, model_b, x)"
         )
     engines = _pair(a, b, x, z, outputs, params, options)

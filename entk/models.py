@@ -69,9 +69,14 @@ class Functional(nn.Module):
         if len(set(names)) < len(names):
             twice = next(name for name in names if names.count(name) > 1)
             raise InputError(f"params= has {twice!r} twice, once with a dot in its key")
-        for name, (_, tensor) in zip(names, _tensors(params), strict=True):
+        for name, tensor in self.flat(params).items():
             trainable = tensor.is_floating_point()
             nest(self, name, nn.Parameter(tensor.detach(), trainable) if trainable else tensor)
+
+    @staticmethod
+    def flat(params: Mapping[str, Any]) -> dict[str, Tensor]:
+        """{dotted name: tensor}."""
+        return {".".join(path): tensor for path, tensor in _tensors(params)}
 
     def forward(self, *args, **kwargs) -> Any:
         held = dict(self.named_parameters(remove_duplicate=False))

@@ -38,6 +38,12 @@ class Rates:
     memory: float = 1e10
     measured: bool = False
 
+    def __post_init__(self) -> None:
+        for name in ("rows", "pairs", "fused", "memory"):
+            value = getattr(self, name)
+            if not value > 0:
+                raise InputError(f"Rates({name}={value!r}), expected a positive number per second")
+
     def __str__(self) -> str:
         names = [f"{f.name} {getattr(self, f.name) / 1e9:.0f}" for f in fields(self)[:3]]
         kind = "measured" if self.measured else "nominal"

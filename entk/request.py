@@ -97,7 +97,7 @@ def make_plan(
     found, outputs, like, samples = target.found, target.outputs, target.like, target.samples
     backend = choose_backend(backend, like.device, like.dtype)
     precision = check_precision(precision, backend, like.dtype)
-    if block is not None and (not isinstance(block, int) or block < 1):
+    if block is not None and (type(block) is not int or block < 1):
         raise InputError(f"block={block!r}, expected a number of samples, at least 1")
     memory = available_memory(like.device) if memory is None else parse_bytes(memory)
     job = Job(samples, outputs, target.z is None, like.element_size(), backend, sketch=sketch)

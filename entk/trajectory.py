@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from os import PathLike
 
 import numpy as np
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from entk.assemble import WHOLE, Engine
 from entk.distance import PIECE, distances_of
 from entk.errors import InputError
+from entk.models import Functional, Params, as_module
 from entk.progress import Progress
 from entk.rates import Rates
 from entk.request import make_plan, prepare
@@ -22,13 +23,13 @@ from entk.sketch import check_sketch
 
 
 def trajectory_distances(
-    model: nn.Module,
+    model: nn.Module | Callable,
     states: Sequence[Mapping[str, Tensor]],
     x: Input,
     z: Input | None = None,
     *,
     outputs: str = "all",
-    params: Iterable[str] | None = None,
+    params: Params = None,
     select: Select | None = None,
     strict: bool = False,
     precision: str | None = None,
@@ -43,8 +44,8 @@ def trajectory_distances(
 ) -> Tensor:
     """S[s,t] = kernel_distance of the kernels in states s and t, [S, S] float64, on the CPU.
 
-    `states` are state dicts of `model`, which itself is left alone; each is asked for once, so a
-    sequence may load them on demand. The kernels are computed tile by tile, each state's passes
+    `states` are state dicts of `model` (of a function: dicts like `params`), which itself is left
+    alone; each is asked for once, so a sequence may load them on demand. The kernels are computed tile by tile, each state's passes
     through the model done once, and go to a temporary file in the folder `scratch` (the system's,
     if None), about S (N O)^2 / 2 numbers for kernels of x; it is read in bands. Other arguments as
     for `ntk`.
@@ -65,6 +66,8 @@ def trajectory_distances(
     """
     if len(states) == 0:
         raise InputError("states is empty, expected at least one state dict")
+    if not isinstance(model, nn.Module):
+        model, params = as_module(model, params, None)
     model = copy.deepcopy(model)
     _load(model, states[0], 0)
     target = prepare(model, x, z, outputs, params, select, strict)
@@ -92,7 +95,7 @@ def trajectory_distances(
 
 def _load(model: nn.Module, state: Mapping[str, Tensor], s: int) -> None:
     try:
-        model.load_state_dict(state)
+        model.load_state_dict(model.flat(state) if isinstance(model, Functional) else state)
     except (RuntimeError, TypeError) as error:
         raise InputError(f"state {s} does not fit the model: {error}") from error
 

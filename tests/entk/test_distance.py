@@ -243,7 +243,7 @@ A = torch.eye(3)
         ((A, torch.ones(0, 3)), entk.InputError, r"has shape \(0, 3\), expected .* without empty"),
         ((A, A.long()), entk.InputError, "the second kernel is torch.int64, expected floating"),
         ((A, A, A), entk.InputError, "x, z and options are for two models"),
-        ((nn.Linear(3, 2), A, A), entk.InputError, "takes two kernels, or two models"),
+        ((nn.Linear(3, 2), A, A), entk.InputError, "takes two kernels, or two torch"),
         ((nn.Linear(3, 2), nn.Linear(3, 2)), entk.InputError, "and the samples x"),
         ((nn.Linear(3, 2), nn.Linear(3, 1), A), entk.InputError, "2 outputs but model_b 1"),
         ((A, "/nonexistent/kernel.h5"), entk.KernelFileError, "no kernel at /nonexistent"),

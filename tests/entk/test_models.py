@@ -118,3 +118,21 @@ def test_strict():
         entk.UnsupportedModelError, match=r"strict=True, but 1 of 3 .*torch.func: scale \(used"
     ):
         entk.ntk(model, x, strict=True)
+
+
+def test_states_of_a_function():
+    """Each is a dict as the function takes it, nested or not."""
+    x = torch.randn(N, 4).double()
+    states = [
+        PARAMS,
+        {**PARAMS, "out.w": -PARAMS["out.w"]},
+        {**PARAMS, "in": {"w": PARAMS["in"]["w"] * 2, "b": PARAMS["in"]["b"]}},
+    ]
+    found = entk.trajectory_distances(two_layers, states, x, params=PARAMS)
+    expected = entk.kernel_distance_matrix([entk.ntk(two_layers, x, params=s) for s in states])
+    assert torch.allclose(found, expected, atol=1e-12)
+    assert found[0, 2] > 1e-4
+    with pytest.raises(entk.InputError, match="state 1 does not fit"):
+        entk.trajectory_distances(two_layers, [PARAMS, {"in": PARAMS["in"]}], x, params=PARAMS)
+    with pytest.raises(entk.InputError, match=r"two torch\.nn\.Modules"):
+        entk.kernel_distance(two_layers, two_layers, x, params=PARAMS)

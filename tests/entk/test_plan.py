@@ -80,6 +80,13 @@ def test_other_rates_make_another_plan():
         assert plan.rates.memory == entk.Rates().memory
 
 
+def test_rates_are_positive_and_blocks_whole():
+    with pytest.raises(entk.InputError, match=r"Rates\(rows=-1\), expected a positive number"):
+        entk.Rates(rows=-1)
+    with pytest.raises(entk.InputError, match="block=True, expected a number of samples"):
+        entk.plan_ntk(nn.Linear(2, 2).eval(), torch.randn(3, 2), block=True)
+
+
 def test_rates_are_measured_once_and_kept(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     rates.measure_rates.cache_clear()

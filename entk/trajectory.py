@@ -45,10 +45,10 @@ def trajectory_distances(
     """S[s,t] = kernel_distance of the kernels in states s and t, [S, S] float64, on the CPU.
 
     `states` are state dicts of `model` (of a function: dicts like `params`), which itself is left
-    alone; each is asked for once, so a sequence may load them on demand. The kernels are computed tile by tile, each state's passes
-    through the model done once, and go to a temporary file in the folder `scratch` (the system's,
-    if None), about S (N O)^2 / 2 numbers for kernels of x; it is read in bands. Other arguments as
-    for `ntk`.
+    alone; each is asked for once, so a sequence may load them on demand. The kernels are computed
+    tile by tile, each state's passes through the model done once, and go to a temporary file in the
+    folder `scratch` (the system's, if None), about S (N O)^2 / 2 numbers for kernels of x; it is
+    read in bands. Other arguments as for `ntk`.
 
     To keep the kernels, use `write_ntk` and `kernel_distance_matrix`: the same distances.
 

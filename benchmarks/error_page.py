@@ -7,12 +7,13 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.error_kernels import NEAR
+
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 PAGE = ROOT / "docs" / "error-study.md"
 FIGURE = ROOT / "docs" / "error-study.svg"
 MARKS = re.compile(r"(<!-- error-study:begin -->).*(<!-- error-study:end -->)", re.S)
-NEAR = 0.1  # a distance that is off by less is called right
 TITLES = {"resnet20-cifar10": "ResNet-20", "vgg16-cifar10": "VGG-16"}
 KERNEL = {
     "norm": "norm",
@@ -67,8 +68,8 @@ def section(network: Network) -> str:
     row = network.rows[0]
     parts = [
         f"## {TITLES.get(network.name, network.name)}, N = {row['samples']}",
-        f"Trained: {row['training']}. Measured on {row['hardware']}, threads: {row['threads']}, torch "
-        f"{row['torch']}, entk {row['entk']}, commit {row['commit']}, {row['date']}:",
+        f"Trained: {row['training']}. Measured on {row['hardware']}, threads: {row['threads']}, "
+        f"torch {row['torch']}, entk {row['entk']}, commit {row['commit']}, {row['date']}:",
         f"    {row['command']}",
         f"Float64 beside the loop of autograd, two samples: {_number(row['error'])}.",
     ]

@@ -37,8 +37,8 @@ def configure(preset: str, file: Path, overrides: list[str], steps: int) -> Conf
         raise UserError(f"model {preset!r} is no preset; expected one of {', '.join(PRESETS)}")
     if not file.is_file():
         raise UserError(
-            f"data file {str(file)!r} does not exist; expected an .npz with x_train [N,H,W,C] uint8, "
-            "y_train [N], x_test and y_test: name one with --data FILE"
+            f"data file {str(file)!r} does not exist; expected an .npz with x_train [N,H,W,C] "
+            "uint8, y_train [N], x_test and y_test: name one with --data FILE"
         )
     if steps <= LAGS[-1]:
         raise UserError(f"steps={steps}, expected more than {LAGS[-1]}, the longest lag")

@@ -24,20 +24,23 @@ COLUMNS = 1 << 16  # of J that are split and multiplied at once
 NEAR = 0.1  # an eigenvalue, or a distance, that is off by less has been found
 
 
-def library_ways(device: str) -> dict[str, dict]:
-    """{name: options of `entk.plan_ntk`}; what is stored rounded is the first one's kernel."""
+def library_ways(device: str, *, slow: bool) -> dict[str, dict]:
+    """{name: options of `entk.plan_ntk`}; what is stored rounded is the first one's kernel.
+
+    `slow`: with those that take minutes for networks on images.
+    """
     backend, last = ("native", "fused") if device == "cpu" else ("triton", "pairs")
     found = {
         f"float32 {b} {s}": {"backend": b, "strategy": s}
         for b, s in ((backend, last), (backend, "rows"), ("torch", "rows"))
     }
-    slow = [(b, "pairs") for b in (backend, "torch")]
-    found |= {f"float32 {b} {s}": {"backend": b, "strategy": s} for b, s in slow}
+    for b in (backend, "torch") if slow else ():
+        found[f"float32 {b} pairs"] = {"backend": b, "strategy": "pairs"}
     if device != "cpu":
         for precision in emulation.PAIRS:
             options = {"backend": backend, "strategy": "rows", "precision": precision}
             found[f"{precision} {backend} rows"] = options
-    return found | {f"sketch {k}": {"sketch": k} for k in SKETCHES}
+    return found | {f"sketch {k}": {"sketch": k} for k in SKETCHES[: None if slow else -1]}
 
 
 def library(model: nn.Module, x: Tensor, outputs: str, **options) -> Tensor:
@@ -65,10 +68,10 @@ def check_truth(model: nn.Module, x: Tensor) -> float:
     return error
 
 
-def computed(model: nn.Module, x: Tensor, outputs: str, *, pairs: bool) -> dict[str, Tensor]:
-    """{way: kernel} of a float32 model; `pairs`: also by the strategy that is slow for images."""
+def computed(model: nn.Module, x: Tensor, outputs: str, *, slow: bool) -> dict[str, Tensor]:
+    """{way: kernel} of a float32 model, as float32 on the CPU."""
     device = x.device.type
-    ways = {n: o for n, o in library_ways(device).items() if pairs or not n.endswith(" pairs")}
+    ways = library_ways(device, slow=slow)
     found = {name: library(model, x, outputs, **options) for name, options in ways.items()}
     base = next(iter(found.values()))
     if device == "cpu":

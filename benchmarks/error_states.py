@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,32 +69,31 @@ def samples(config: Config, data: datasets.Dataset, count: int) -> Tensor:
     return data.x_train[chosen[:count]]
 
 
-def states(run: RunDir, data: datasets.Dataset, sizes: list[float]) -> list[State]:
+def states(
+    run: RunDir, data: datasets.Dataset, sizes: Sequence[float], lags: Sequence[int] = LAGS
+) -> list[State]:
     """The last checkpoint; its neighbours; and twins of it, moved by `sizes` |w| in one direction.
 
     Neighbours have statistics of batch norm of their own, re-estimated on the training set; twins
     have those of the last checkpoint.
     """
     config = run.config
-    steps = config.kernels.steps
-    models = {
-        steps[-1] - step: train.evaluated(config, data, run.load_state(_file(run, step)))
-        for step in steps
-    }
-    last = models.pop(0)
+    end = config.training.steps
+    if not {*lags} <= {*LAGS}:
+        raise UserError(f"lags {list(lags)}, expected some of {list(LAGS)}, which are kept")
+    last, *models = (
+        train.evaluated(config, data, run.load_state(run.checkpoint(config.arms[0], end - lag)))
+        for lag in (0, *lags)
+    )
     found = [State("last", last, 0.0)]
-    found += [State(f"lag {lag}", m, moved(last, m)) for lag, m in sorted(models.items())]
+    found += [State(f"lag {k}", m, moved(last, m)) for k, m in zip(lags, models, strict=True)]
     names = [f"model.{name}" for name, _ in last.named_parameters()]
     for size in sizes:
         scaled = configs.build(config.model_dump(mode="json"), [f"chaos.eps={size}"])
-        state = train.perturb(scaled, train.state_of(last, None), names, steps[-1], 1)
+        state = train.perturb(scaled, train.state_of(last, None), names, end, 1)
         twin = train.network(config, data, state)
         found.append(State(f"twin {size:.0e}", twin, moved(last, twin)))
     return found
-
-
-def _file(run: RunDir, step: int) -> Path:
-    return run.checkpoint(run.config.arms[0], step)
 
 
 def moved(one: nn.Module, other: nn.Module) -> float:

@@ -15,7 +15,7 @@ import argparse
 import csv
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
@@ -39,12 +39,12 @@ COLUMNS = (
 TWINS = "1e-7,1e-6,1e-5,1e-4,1e-3,1e-2"
 
 
-def study(found: list[State], x: Tensor, say: Callable[[str], None] = lambda text: None):
-    """Rows of `MEASURED`: the errors of the first state's kernel, and of its distances to the rest.
+def study(found: list[State], x: Tensor) -> Iterator[list[dict]]:
+    """Rows of `MEASURED`: of the first state's kernel; then of the distance of each other to it.
 
-    Quantities of a kernel are those of `kernel_errors`, for outputs "all" and "trace". "distance":
-    of a state to the first in one way, error relative to the exact one. "floor": the distance of
-    the first state's kernel in one way to its kernel in float64.
+    Quantities of a kernel are those of `kernel_errors`, for outputs "all" and "trace". "floor": the
+    distance of the kernel in one way to the one in float64. "distance": of a state to the first,
+    both in one way, error relative to the exact one. "moved": how far apart the parameters are.
     """
     first = found[0]
     error = kernels.check_truth(first.model, x)
@@ -52,23 +52,22 @@ def study(found: list[State], x: Tensor, say: Callable[[str], None] = lambda tex
     exact, own = {}, {}
     for outputs in ("trace", "all"):
         exact = kernels.truth(first.model, x, outputs)
-        own = kernels.computed(first.model, x, outputs, pairs=True)
+        own = kernels.computed(first.model, x, outputs, slow=outputs == "all")
         for way, kernel in own.items():
             for quantity, values in kernels.kernel_errors(kernel, exact).items():
                 rows.append(_row(way, f"{outputs} {quantity}", first.name, *values))
-        say(f"{outputs}: {len(own)} kernels")
     for way, kernel in own.items():
         floor = kernels.distance(exact, kernel)
         rows.append(_row(way, "floor", first.name, 0.0, floor, floor))
+    yield rows
     for state in found[1:]:
         right = kernels.distance(exact, kernels.truth(state.model, x, "all"))
-        rows.append(_row("parameters", "moved", state.name, state.moved, state.moved, 0.0))
-        for way, kernel in kernels.computed(state.model, x, "all", pairs=False).items():
+        rows = [_row("parameters", "moved", state.name, state.moved, state.moved, 0.0)]
+        for way, kernel in kernels.computed(state.model, x, "all", slow=False).items():
             measured = kernels.distance(own[way], kernel)
             off = abs(measured / right - 1) if right > 0 else float("nan")
             rows.append(_row(way, "distance", state.name, right, measured, off))
-        say(f"{state.name}: distance {right:.2e}")
-    return rows
+        yield rows
 
 
 def _row(way: str, quantity: str, state: str, exact: float, found: float, error: float) -> dict:
@@ -126,6 +125,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--steps", type=int, default=240, help="of training")
     add("--samples", type=int, default=32, help="of the kernel, N")
     add("--twins", default=TWINS, help="sizes of perturbations, relative to the parameters")
+    add("--lags", default="1,10,50", help="steps between neighbours, of these three")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="a key of the training")
     add("--out", type=Path, default=Path("runs/error-study"), help="where trained networks are")
     add("--device", choices=("cpu", "cuda"), default="cpu")
@@ -147,17 +147,21 @@ def main(argv: list[str] | None = None) -> int:
         run, data = error_states.trained(options.out / options.model, config)
         sizes = [float(size) for size in options.twins.split(",")]
         x = error_states.samples(config, data, options.samples).to(options.device)
-        found = error_states.states(run, data, sizes)
+        lags = [int(lag) for lag in options.lags.split(",")]
+        found = error_states.states(run, data, sizes, lags)
         for state in found:
             state.model.to(options.device)
-        rows = study(found, x, say=lambda text: print(text, flush=True))
+        about = {"network": options.model, "samples": len(x), "training": describe(run)}
+        about |= where(options.device)
+        prefix = "gpu-" if options.device == "cuda" else ""
+        rows: list[dict] = []
+        for state, measured in zip(found, study(found, x), strict=True):
+            rows += [{**about, **row} for row in measured]
+            write(page.RESULTS / f"{prefix}error_study.csv", rows)
+            print(state.name, time.strftime("%H:%M:%S"), flush=True)
     except (UserError, EntkError) as error:
         print(f"error_study: {error}", file=sys.stderr)
         return 2
-    about = {"network": options.model, "samples": len(x), "training": describe(run)}
-    about |= where(options.device)
-    prefix = "gpu-" if options.device == "cuda" else ""
-    write(page.RESULTS / f"{prefix}error_study.csv", [{**about, **row} for row in rows])
     return 0
 
 

@@ -21,7 +21,7 @@ def rows():
     model, twin = tiny(), tiny()
     twin.load_state_dict({k: v + 0.01 * v.abs() for k, v in model.state_dict().items()})
     found = [State("last", model, 0.0), State("twin", twin, error_states.moved(model, twin))]
-    return error_study.study(found, torch.randn(4, 2, 6, 6))
+    return [row for part in error_study.study(found, torch.randn(4, 2, 6, 6)) for row in part]
 
 
 def tiny() -> nn.Module:
@@ -54,14 +54,14 @@ def test_errors_are_in_the_order_of_the_formats(rows, outputs):
     """
     norm = errors(rows, f"{outputs} norm")
     float32 = [error for way, error in norm.items() if way.startswith("float32 ")]
-    assert len(float32) == 5
+    assert len(float32) == {"all": 5, "trace": 3}[outputs]
     assert 0 < max(float32) < 2**-20
     assert 2**-15 < norm["float16 at rest"] < 2**-11
     assert 2**-12 < norm["bfloat16 at rest"] < 2**-8
     assert 2**-13 < norm["tf32 emulated"] < 2**-9
     assert 2**-22 < norm["bf16x3 emulated"] < 3 * 2**-16
     assert norm["bf16x6 emulated"] < norm["tf32x3 emulated"] < norm["bf16x3 emulated"]
-    assert norm["sketch 4096"] < norm["sketch 256"] < 1
+    assert norm["sketch 1024"] < norm["sketch 256"] < 1
 
 
 def test_distances_and_floors(rows):

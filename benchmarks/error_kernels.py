@@ -20,7 +20,7 @@ MEMORY = "4GB"
 SKETCHES = (256, 1024, 4096)
 AT_REST = {"bfloat16 at rest": torch.bfloat16, "float16 at rest": torch.float16}
 ELEMENTS = 1 << 28  # of J at once: 1 GiB
-COLUMNS = 1 << 16  # of J that are split and multiplied at once
+COLUMNS = 1 << 13  # of J that are split and multiplied at once: their parts stay in a cache
 NEAR = 0.1  # an eigenvalue, or a distance, that is off by less has been found
 
 

@@ -57,10 +57,20 @@ def trained(folder: Path, config: Config) -> tuple[RunDir, datasets.Dataset]:
     """The run, trained unless the folder holds its checkpoints; tables/train.csv has its scores."""
     run = RunDir.create(folder, config)
     data = datasets.load(config)
+    arm, steps = config.arms[0], config.kernels.steps
+    if not all(run.checkpoint(arm, step).exists() for step in steps):
+        kept = train.advance(config, data, arm, train.initial(config, data), 0, steps, _show)
+        for step, state in kept.items():
+            run.save_state(run.checkpoint(arm, step), state, arm=arm, step=step)
     if not run.table("train").exists():
-        train.stage(run, data, lambda step: print(f"\rstep {step}", end="", flush=True))
-        print()
+        last = train.evaluated(config, data, run.load_state(run.checkpoint(arm, steps[-1])))
+        scores = train.scores(last, data)
+        run.save_table("train", (*scores,), [scores])
     return run, data
+
+
+def _show(step: int) -> None:
+    print(f"\rstep {step}", end="", flush=True)
 
 
 def samples(config: Config, data: datasets.Dataset, count: int) -> Tensor:

@@ -115,6 +115,8 @@ def test_training_and_twins(tmp_path):
     own, twin = (dict(found[i].model.named_buffers()) for i in (0, -1))
     assert own
     assert all(torch.equal(own[name], twin[name]) for name in own)
+    with pytest.raises(UserError, match=r"lags \[7\], expected some of \[1, 10, 50\]"):
+        error_states.states(run, data, [], [7])
     assert "51 steps of 8 at rate 0.01" in error_study.describe(run)
     assert error_states.samples(config, data, 4).shape == (4, 3, 8, 8)
 

@@ -8,7 +8,7 @@ Triton kernels make them.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -68,16 +68,20 @@ def check_truth(model: nn.Module, x: Tensor) -> float:
     return error
 
 
-def computed(model: nn.Module, x: Tensor, outputs: str, *, slow: bool) -> dict[str, Tensor]:
-    """{way: kernel} of a float32 model, as float32 on the CPU."""
+def computed(
+    model: nn.Module, x: Tensor, modes: Sequence[str], *, slow: bool
+) -> dict[str, dict[str, Tensor]]:
+    """{outputs: {way: kernel}} of a float32 model, as float32 on the CPU; slow ways for "all"."""
     device = x.device.type
-    ways = library_ways(device, slow=slow)
-    found = {name: library(model, x, outputs, **options) for name, options in ways.items()}
-    base = next(iter(found.values()))
-    if device == "cpu":
-        for precision, full in emulated(model, x).items():
-            found[f"{precision} emulated"] = oracle.mode(full, outputs).float()
-    return found | {name: base.to(dtype).float() for name, dtype in AT_REST.items()}
+    full = emulated(model, x) if device == "cpu" else {}
+    found: dict[str, dict[str, Tensor]] = {}
+    for outputs in modes:
+        ways = library_ways(device, slow=slow and outputs == "all")
+        made = {name: library(model, x, outputs, **options) for name, options in ways.items()}
+        base = next(iter(made.values()))
+        made |= {f"{p} emulated": oracle.mode(k, outputs).float() for p, k in full.items()}
+        found[outputs] = made | {name: base.to(t).float() for name, t in AT_REST.items()}
+    return found
 
 
 def emulated(model: nn.Module, x: Tensor) -> dict[str, Tensor]:

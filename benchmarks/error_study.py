@@ -49,13 +49,13 @@ def study(found: list[State], x: Tensor) -> Iterator[list[dict]]:
     first = found[0]
     error = kernels.check_truth(first.model, x)
     rows = [_row("float64", "oracle", first.name, 0.0, error, error)]
-    exact, own = {}, {}
-    for outputs in ("trace", "all"):
-        exact = kernels.truth(first.model, x, outputs)
-        own = kernels.computed(first.model, x, outputs, slow=outputs == "all")
-        for way, kernel in own.items():
-            for quantity, values in kernels.kernel_errors(kernel, exact).items():
+    made = kernels.computed(first.model, x, ("all", "trace"), slow=True)
+    truths = {outputs: kernels.truth(first.model, x, outputs) for outputs in made}
+    for outputs, ways in made.items():
+        for way, kernel in ways.items():
+            for quantity, values in kernels.kernel_errors(kernel, truths[outputs]).items():
                 rows.append(_row(way, f"{outputs} {quantity}", first.name, *values))
+    own, exact = made["all"], truths["all"]
     for way, kernel in own.items():
         floor = kernels.distance(exact, kernel)
         rows.append(_row(way, "floor", first.name, 0.0, floor, floor))
@@ -63,7 +63,8 @@ def study(found: list[State], x: Tensor) -> Iterator[list[dict]]:
     for state in found[1:]:
         right = kernels.distance(exact, kernels.truth(state.model, x, "all"))
         rows = [_row("parameters", "moved", state.name, state.moved, state.moved, 0.0)]
-        for way, kernel in kernels.computed(state.model, x, "all", slow=False).items():
+        ways = kernels.computed(state.model, x, ("all",), slow=False)["all"]
+        for way, kernel in ways.items():
             measured = kernels.distance(own[way], kernel)
             off = abs(measured / right - 1) if right > 0 else float("nan")
             rows.append(_row(way, "distance", state.name, right, measured, off))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,11 +67,12 @@ def read(path: Path = RESULTS / "error_study.csv") -> list[Network]:
 def section(network: Network) -> str:
     """Everything about one network."""
     row = network.rows[0]
+    commands = dict.fromkeys(row["command"] for row in network.rows)
     parts = [
         f"## {TITLES.get(network.name, network.name)}, N = {row['samples']}",
         f"Trained: {row['training']}. Measured on {row['hardware']}, threads: {row['threads']}, "
         f"torch {row['torch']}, entk {row['entk']}, commit {row['commit']}, {row['date']}:",
-        f"    {row['command']}",
+        "\n".join(f"    {command}" for command in commands),
         f"Float64 beside the loop of autograd, two samples: {_number(row['error'])}.",
     ]
     for outputs, shape in (("all", "[N·O, N·O]"), ("trace", "[N, N]")):
@@ -121,20 +123,25 @@ def findings(network: Network) -> str:
         f"The kernel in float32 is off by {_number(min(float32))} to {_number(max(float32))}, "
         "whatever the backend and strategy.",
         f"The full kernel's eigenvalues span λ₁/λ_min = {_number(top / bottom)}. All {count} are "
-        f"within 10 % by {_list(whole)}; fewer by {_list(some)}.",
-        f"The smallest one is lost (off by 10 % or more) by {_list(lost)}"
-        + (f", and zero or negative by {_list(below)}." if below else "."),
+        f"within 10 % with {_list(whole, kept)}; fewer with {_list(some, kept)}.",
+        f"The smallest one is lost (off by 10 % or more) with {_list(lost, kept)}"
+        + (f"; zero or negative with {_list(below, kept)}." if below else "."),
     ]
     starts: dict[float | None, list[str]] = {}
     for way in network.distances():
         starts.setdefault(network.holds_from(way), []).append(way)
     for start in sorted(starts, key=lambda s: float("inf") if s is None else s):
         what = f"from {_number(start)} on" if start is not None else "at none of the states"
-        lines.append(f"Distances are right within 10 % {what}: {_list(starts[start])}.")
+        ways = _list(starts[start], network.distances())
+        lines.append(f"Distances are right within 10 % {what}: {ways}.")
     return "\n".join(f"- {line}" for line in lines)
 
 
-def _list(names: list[str]) -> str:
+def _list(names: list[str], every: Iterable[str]) -> str:
+    """All ways in float32 are one name."""
+    plain = [way for way in every if way.startswith("float32 ")]
+    if {*plain} <= {*names}:
+        names = ["float32", *(name for name in names if name not in plain)]
     return ", ".join(names) if names else "none"
 
 

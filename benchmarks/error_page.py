@@ -77,7 +77,9 @@ def section(network: Network) -> str:
     ]
     for outputs, shape in (("all", "[N·O, N·O]"), ("trace", "[N, N]")):
         parts += [f'### Kernel, `outputs="{outputs}"`, {shape}', _kernel_table(network, outputs)]
-    parts += ["### Distances", _distance_table(network), "### Found", findings(network)]
+    if network.distances():
+        parts += ["### Distances", _distance_table(network)]
+    parts += ["### Found", findings(network)]
     return "\n\n".join(parts)
 
 
@@ -173,6 +175,7 @@ def plot(networks: list[Network], path: Path) -> None:
     import matplotlib.pyplot as plt
 
     matplotlib.rcParams |= {"svg.hashsalt": "entk", "font.size": 9}
+    networks = [network for network in networks if network.distances()]
     figure, axes = plt.subplots(
         1, len(networks), figsize=(10, 4.6), sharey=True, layout="constrained", squeeze=False
     )

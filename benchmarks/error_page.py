@@ -183,9 +183,8 @@ def plot(networks: list[Network], path: Path) -> None:
         for i, (way, states) in enumerate(network.distances().items()):
             points = [(float(r["exact"]), float(r["error"])) for r in states.values()]
             points = [(x, max(y, 1e-7)) for x, y in points if y == y]
-            panel.plot(
-                *zip(*points, strict=True), marker=MARKERS[i % len(MARKERS)], ms=4, lw=1, label=way
-            )
+            style = {"marker": MARKERS[i % len(MARKERS)], "color": plt.cm.tab20(i % 20)}
+            panel.plot(*zip(*points, strict=True), ms=4, lw=1, label=way, **style)
         panel.axhline(NEAR, color="0.4", lw=0.8, ls="--")
         panel.set(xscale="log", yscale="log", xlabel="exact kernel distance S")
         panel.set_title(TITLES.get(network.name, network.name))

@@ -57,7 +57,7 @@ class BasicBlock(nn.Module):
         if stride == 1 and inputs == outputs:
             return
         if shortcut == "projection":
-            kind = nn.Conv2d if outputs % 8 == 0 else Subsampled
+            kind = nn.Conv2d if inputs % 8 == outputs % 8 == 0 else Subsampled
             self.shortcut = nn.Sequential(
                 kind(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
             )

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from entk.factors import Factors
 
+LONG = 1 << 16  # entries in one sum: BLAS adds its blocks up in a chain, whose rounding grows
 STRIP = 256  # rows of the lower triangle done at once: 640 x 640 then costs 68 % of the square
 
 
@@ -48,9 +49,11 @@ def fused_gram(x: Factors, z: Factors, out: Tensor, outputs: str, *, lower: bool
 
 def _accumulate(j: Tensor, k: Tensor, out: Tensor, lower: bool) -> None:
     """out += j k', in strips that end at the diagonal when only the lower triangle is needed."""
-    if not lower:
-        out.addmm_(j, k.mT)
-        return
-    for start in range(0, len(j), STRIP):
-        stop = min(start + STRIP, len(j))
-        out[start:stop, :stop].addmm_(j[start:stop], k[:stop].mT)
+    for p in range(0, j.shape[1], LONG):
+        left, right = j[:, p : p + LONG], k[:, p : p + LONG]
+        if not lower:
+            out.addmm_(left, right.mT)
+            continue
+        for start in range(0, len(j), STRIP):
+            stop = min(start + STRIP, len(j))
+            out[start:stop, :stop].addmm_(left[start:stop], right[:stop].mT)

@@ -6,6 +6,7 @@ import random
 
 import pytest
 import torch
+from torch import nn
 
 import entk
 from entk.assemble import WHOLE, Engine
@@ -99,3 +100,13 @@ def test_progress_is_told():
     plan = entk.plan_ntk(model, x, block=2)
     entk.ntk(model, x, plan=plan, progress=lambda done, total: seen.append((done, total)))
     assert seen == [(k, 6) for k in range(1, 7)]
+
+
+@pytest.mark.parametrize("backend", ["torch", "native"])
+def test_long_sums_of_one_sign_do_not_drift(backend):
+    """Millions of positive terms: in one chain of float32 sums three digits would be lost."""
+    model = nn.Linear(1 << 21, 1, bias=False).eval()
+    x = torch.rand(2, 1 << 21)
+    exact = (x.double() @ x.double().T)[:, None, :, None]
+    plan = entk.plan_ntk(model, x, strategy="rows", backend=backend)
+    assert tolerance.error(entk.ntk(model, x, plan=plan), exact) <= 1e-5

@@ -14,6 +14,24 @@ from entk.factors import OUTPUTS
 
 Maker = Callable[[], nn.Module]
 VOCABULARY = 5
+LEADING = ("linear", "norm", "residual", "tied", "raw", "weight_norm", "prelu")
+POSITIONS = ("attention", "recurrent")
+GRID = ("conv", "transposed", "batch", "group", "instance", "prelu", "raw", "residual")
+STARTS = {
+    "tokens": (1, 1),
+    "bag": (1, 1),
+    "leading": (1, 1, 1),
+    "sequence": (1, 1),
+    "signal": (1, 3),
+    "image": (1, 3, 3),
+}
+# hypothesis repeats itself rather than being fair: what has to be met is named
+FIRST = (
+    *((start, None) for start in STARTS),
+    *(("leading", kind) for kind in LEADING),
+    *(("sequence", kind) for kind in POSITIONS),
+    *((start, kind) for start in ("signal", "image") for kind in GRID),
+)
 
 
 class Recurrent(nn.Module):
@@ -77,10 +95,10 @@ def size(most: int, least: int = 1) -> st.SearchStrategy[int]:
     return st.integers(least, most)
 
 
-def _sequence(draw, shape: tuple[int, ...]) -> Maker:
+def _sequence(draw, shape: tuple[int, ...], kind: str | None) -> Maker:
     """A layer for [..., D]; attention and recurrence where there is one axis of positions."""
-    width, kinds = shape[-1], ["linear", "norm", "residual", "tied", "raw", "weight_norm", "prelu"]
-    kind = draw(st.sampled_from(kinds + ["attention", "recurrent"] * (len(shape) == 2)))
+    width = shape[-1]
+    kind = kind or draw(st.sampled_from(LEADING if len(shape) != 2 else LEADING + POSITIONS))
     if kind == "linear":
         return partial(nn.Linear, width, draw(size(5)), bias=draw(st.booleans()))
     if kind == "weight_norm":
@@ -101,11 +119,10 @@ def _sequence(draw, shape: tuple[int, ...]) -> Maker:
     return nn.PReLU if kind == "prelu" else partial(Tied, width)
 
 
-def _grid(draw, shape: tuple[int, ...]) -> Maker:
+def _grid(draw, shape: tuple[int, ...], kind: str | None) -> Maker:
     """A layer for [C, L] or [C, H, W]."""
     channels, axes = shape[0], len(shape) - 1
-    kinds = ["conv", "conv", "transposed", "batch", "group", "instance", "prelu", "raw", "residual"]
-    kind = draw(st.sampled_from(kinds))
+    kind = kind or draw(st.sampled_from(GRID))
     groups = draw(st.sampled_from([g for g in (1, 2, channels) if channels % g == 0]))
     convolution = getattr(nn, f"Conv{axes}d")
     if kind == "conv":
@@ -175,9 +192,12 @@ class Drawn:
 
 
 @st.composite
-def models(draw, outputs: int = 4) -> Drawn:
-    """One to three layers with rules and tanh between them, then a head of at most `outputs`."""
-    start = draw(st.sampled_from(["tokens", "bag", "sequence", "leading", "signal", "image"]))
+def models(draw, first: tuple[str, str | None] | None = None) -> Drawn:
+    """One to three layers with rules and tanh between them, then a head.
+
+    `first`: what goes in, and the kind of layer that gets it.
+    """
+    start, kind = first or (draw(st.sampled_from(tuple(STARTS))), None)
     layers: list[Maker] = []
     if start in ("tokens", "bag"):
         sample, shape = (draw(size(4, 2)),), (draw(size(4)),)
@@ -195,14 +215,15 @@ def models(draw, outputs: int = 4) -> Drawn:
             layers.append(partial(nn.Embedding, VOCABULARY, *shape, **options))
             shape = sample + shape
     else:
-        least = {"sequence": (1, 1), "leading": (1, 1, 1), "signal": (1, 3), "image": (1, 3, 3)}
-        sample = shape = tuple(draw(size(low + 3, low)) for low in least[start])
+        least = STARTS[start] if kind is None else (3,) * len(STARTS[start])
+        sample = shape = tuple(draw(size(low + 2, low)) for low in least)
     grid = start in ("signal", "image")
     for _ in range(draw(size(3))):
-        make = (_grid if grid else _sequence)(draw, shape)
+        make = (_grid if grid else _sequence)(draw, shape, kind)
+        kind = None
         layers += [make, nn.Tanh]
         shape = tuple(make().eval()(torch.zeros(1, *shape)).shape[1:])
-    layers += [nn.Flatten, partial(nn.Linear, torch.Size(shape).numel(), draw(size(outputs)))]
+    layers += [nn.Flatten, partial(nn.Linear, torch.Size(shape).numel(), draw(size(4)))]
     seed = draw(size(1 << 16, 0))
     return Drawn(
         tuple(layers), sample, start in ("tokens", "bag"), draw(size(4)), draw(size(3)), seed

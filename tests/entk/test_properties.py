@@ -21,7 +21,7 @@ from entk.assemble import WHOLE, Engine
 from entk.factors import OUTPUTS
 from entk.request import prepare
 from tests import oracle, tolerance
-from tests.drawn import Drawn, models, options
+from tests.drawn import FIRST, models, options
 
 DTYPES = st.sampled_from([torch.float64, torch.float32])
 
@@ -68,10 +68,11 @@ def agree(one: Tensor, two: Tensor) -> bool:
     return tolerance.error(one, two) <= 2 * tolerance.FLOAT64
 
 
-@examples(80)
-@given(models(), options(), st.booleans())
-def test_the_definition(drawn: Drawn, asked: dict, square: bool):
-    model, x, z = drawn.make()
+@pytest.mark.parametrize("first", FIRST, ids=lambda f: "-".join(filter(None, f)))
+@examples(5)
+@given(st.data(), options(), st.booleans())
+def test_the_definition(first, data, asked, square):
+    model, x, z = data.draw(models(first)).make()
     z = None if square else z
     expected = oracle.ntk(model, x, z, asked["outputs"])
     found = kernel(model, x, z, asked)
@@ -79,7 +80,7 @@ def test_the_definition(drawn: Drawn, asked: dict, square: bool):
     assert tolerance.error(found, expected) <= tolerance.FLOAT64
 
 
-@examples(40)
+@examples(30)
 @given(models(), options(), DTYPES)
 def test_symmetric_to_the_bit_and_positive_semidefinite(drawn, asked, dtype):
     model, x, _ = drawn.make(dtype)

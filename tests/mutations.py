@@ -21,7 +21,7 @@ from typing import NamedTuple
 from tests.mutants import MUTANTS, Mutant
 
 ROOT = Path(__file__).parents[1]
-COPIED = ("entk", "tests", "pyproject.toml")
+COPIED = ("entk", "tests", "benchmarks", "pyproject.toml")
 FAILED, NONE_FAILED = 1, 0  # pytest's exit status; others are collections that failed, crashes, ...
 NO_TEST = re.compile(r"^E +(NameError|ImportError|SyntaxError|UnboundLocalError)\b", re.MULTILINE)
 SECONDS = 300

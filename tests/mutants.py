@@ -34,6 +34,10 @@ def derived_jacobian(case: str) -> str:
     return f"tests/entk/test_derived.py::test_jacobian[{case}]"
 
 
+def path(case: str) -> str:
+    return f"tests/entk/test_derived.py::test_which_path[{case}]"
+
+
 def chosen(case: str) -> str:
     return f"tests/entk/test_samples.py::test_outputs[{case}-all]"
 
@@ -48,7 +52,6 @@ def refused(name: str, file: str = "inputs") -> str:
 
 SKETCHED = "tests/entk/test_sketch.py::test_every_case_is_its_definition"
 NATIVE = "tests/entk/ops/test_native_products.py"
-ROWS = f"{NATIVE}::test_rows"
 
 MUTANTS = tuple(
     Mutant(name, f"entk/{file}.py", old, new, tests)
@@ -97,19 +100,19 @@ MUTANTS = tuple(
         ("rules/unrolled", "every call is thought to be plain", "return recurrent.is_plain(args) if condition is None else condition(*args, **kwargs)", "return True", derived("keys_of_its_own")),
         ("factors", "only the first use of a weight counts", "torch.cat([p.a for p in parts], -1), torch.cat([p.g for p in parts], -1)", "parts[0].a, parts[0].g", exact("module_twice", strategy="pairs")),
         ("factors", "the mirror is skipped", "square.add_(square.tril(-1).mT)", "square.add_(0)", exact("linear")),
-        ("factors", "a transposed tile keeps its outputs in place", "tile.permute(2, 3, 0, 1) if", "tile.permute(2, 1, 0, 3) if", exact("linear")),
+        ("factors", "a transposed tile keeps its outputs in place", "tile.permute(2, 3, 0, 1) if", "tile.permute(2, 1, 0, 3) if", exact("mlp")),
         ("factors", "padding is the token 0", "self.a.masked_fill(self.a < 0, vocabulary)", "self.a.clamp(min=0)", exact("embedding_padding")),
         ("capture", "rows of one repeat stand for all", ".unflatten(0, (-1, layout.repeat)).sum(1)", ".unflatten(0, (-1, layout.repeat))[:, 0]", exact("tokens_flattened")),
-        ("capture", "repeats apart are taken for repeats together", "if self.repeat > 1 and not self.together:", "if self.repeat > 1 and self.together:", exact("time_first_flattened")),
+        ("capture", "inputs and gradients of the repeats are added up", ".movedim(1, -2).flatten(-2)", ".sum(1)", exact("tokens_flattened", strategy="pairs")),
         ("capture", "every gradient is that of the first output", "torch.autograd.grad(y[:, o].sum(), edges,", "torch.autograd.grad(y[:, 0].sum(), edges,", exact("linear")),
         ("capture", "an overwritten input goes unnoticed", 'self.arguments["input"]._version != self.version', "self.version is None", refused("input_overwritten")),
         ("capture", "dropout in training mode goes unnoticed", "return module.p > 0", "return False", refused("dropout_training")),
-        ("recorder", "operands do not change places", 'arguments["input"], arguments["other"] = arguments["other"], arguments["input"]', "pass", derived("scales")),
+        ("recorder", "operands do not change places", 'arguments["input"], arguments["other"] = arguments["other"], arguments["input"]', "pass", path("scales")),
         ("recorder", "what is noted is a view that is written to", "return output.clone() if first or output._is_view() else output", "return output", exact("inplace_relu_of_a_view")),
         ("recorder", "random functions pass", "if training and p:", "if False:", refused("functional_dropout")),
         ("recorder", "a derivative inside the model goes unnoticed", "self.differentiates = True", "self.differentiates = False", "tests/entk/test_unusual_models.py"),
-        ("derived", "what comes from data is taken for a weight", "if node in noted:\n            return None", "if node in noted:\n            continue", "tests/entk/test_derived.py::test_a_hypernetwork_is_not_taken_for_a_weight", derived("relative")),
-        ("derived", "a leaf without gradient gets that of another", "for leaf, g in zip(leaves, found, strict=True)", "for leaf, g in zip(leaves, found[::-1], strict=True)", derived("low_rank")),
+        ("derived", "what comes from data is taken for a weight", "if node in noted:\n            return None", "if node in noted:\n            continue", path("positions")),
+        ("derived", "leaves of a derived tensor change places", "for leaf, g in zip(leaves, found, strict=True)", "for leaf, g in zip(leaves, found[::-1], strict=True)", derived_jacobian("low_rank")),
         ("layouts", "a repeat is taken to lie together", "(weighted - expected).norm() <= rounding(plain.dtype) * weighted.norm()", "repeat > 1 or (weighted - expected).norm() <= rounding(plain.dtype) * weighted.norm()", exact("time_first_flattened")),
         ("features", "of a derived tensor's shares the last one counts", "rows[name] = rows[name] + part if name in rows else part", "rows[name] = part", derived("masked_twice")),
         ("features", "of a weight's calls the last one counts", "self.rows[s.name][:, start : start + count] += part", "self.rows[s.name][:, start : start + count] = part", exact("module_twice")),

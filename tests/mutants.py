@@ -120,7 +120,7 @@ MUTANTS = tuple(
         ("features", "the sum of the outputs is not asked for", 'total = plan.outputs == "sum"', "total = False", exact("linear", "sum")),
         ("features", "a sketch forgets what has no rule", "block.project(name, j, 0)", "block.project(name, 0 * j, 0)", f"{SKETCHED}[raw_matmul-True]", f"{SKETCHED}[bilinear-True]"),
         ("assemble", "the samples x stand for z", "x, z = self.target.x, self.target.z", "x, z = self.target.x, self.target.z\n        z = None if z is None else x[: len(z)]", exact("mlp")),
-        ("assemble", "the tile of a block with itself is not mirrored", "if lower:\n                    mirror(", "if False:\n                    mirror(", exact("mlp")),
+        ("assemble", "the tile of a block with itself is not mirrored", "if lower:\n                    mirror(", "if False:\n                    mirror(", exact("conv2d", strategy="pairs")),
         ("assemble", "the first tile of each row is thought to be square", "lower=a is b)", "lower=i == j)", exact("mlp")),
         ("assemble", "the last column of blocks is dropped", "for j in sorted({j for _, j in todo}):", "for j in sorted({j for _, j in todo})[:-1]:", exact("mlp")),
         ("assemble", "of the small parameters the first one counts", "small = [torch.cat(small, 2)]", "small = small[:1]", exact("mlp")),

@@ -44,7 +44,9 @@ def copy_tree(folder: Path) -> None:
             shutil.copy2(ROOT / name, folder / name)
 
 
-def run_tests(folder: Path, tests: Sequence[str]) -> subprocess.CompletedProcess:
+def run_tests(
+    folder: Path, tests: Sequence[str], seconds: int | None = SECONDS
+) -> subprocess.CompletedProcess:
     """pytest in `folder`, whose entk and tests come before any that are installed."""
     command = [sys.executable, "-m", "pytest", "-x", "--tb=short", "-p", "no:cacheprovider", *tests]
     settings = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
@@ -54,7 +56,7 @@ def run_tests(folder: Path, tests: Sequence[str]) -> subprocess.CompletedProcess
         env=os.environ | settings,
         capture_output=True,
         text=True,
-        timeout=SECONDS,
+        timeout=seconds,
     )
 
 
@@ -75,7 +77,10 @@ def judge(mutant: Mutant) -> Verdict:
         folder = Path(name)
         copy_tree(folder)
         mutate(folder, mutant)
-        done = run_tests(folder, mutant.tests)
+        try:
+            done = run_tests(folder, mutant.tests)
+        except subprocess.TimeoutExpired:
+            return Verdict(mutant, "broken", f"no end within {SECONDS} s")
     reasons = re.findall(r"^E +(.*)$", done.stdout, re.MULTILINE)
     if done.returncode == FAILED and not NO_TEST.search(done.stdout):
         return Verdict(mutant, "killed", reasons[0] if reasons else "")
@@ -93,7 +98,7 @@ def main(patterns: Sequence[str]) -> int:
     tests = sorted({test for mutant in chosen for test in mutant.tests})
     with tempfile.TemporaryDirectory(prefix="entk-mutant-") as name:
         copy_tree(Path(name))
-        done = run_tests(Path(name), tests)
+        done = run_tests(Path(name), tests, seconds=None)  # all at once
     if done.returncode != NONE_FAILED:
         print(done.stdout[-4000:], done.stderr[-2000:])
         print("the named tests do not all pass without a mistake")

@@ -6,13 +6,14 @@ STAMP = $(VENV)/.installed
 TORCH = $(shell grep -E '^torch==' constraints.txt) $(shell grep -E '^torchvision==' constraints.txt)
 FAST = not slow and not packaging and not gpu
 
-.PHONY: help quickstart test lint slow packaging bench bench-full gpu clean
+.PHONY: help quickstart test lint slow mutations packaging bench bench-full gpu clean
 
 help:
 	@echo "make quickstart   install, train the digits run, write runs/quickstart/report.html"
 	@echo "make test         install, check style, run the tests"
 	@echo "make lint         style only"
 	@echo "make slow         tests that take minutes (VGG-16 against torch.func, long kill tests)"
+	@echo "make mutations    deliberate mistakes that tests must notice (minutes; no part of make test)"
 	@echo "make packaging    installs into fresh environments, with and without a compiler"
 	@echo "make bench        benchmarks beside other libraries, short set, to benchmarks/results/"
 	@echo "make bench-full   every case (an hour or two); JAX=python-with-neural-tangents adds that"
@@ -37,6 +38,9 @@ lint: $(STAMP)
 
 slow: $(STAMP)
 	$(RUN) -m pytest -m slow -s
+
+mutations: $(STAMP)
+	$(RUN) -m tests.mutations
 
 packaging: $(STAMP)
 	$(RUN) -m pytest -m packaging

@@ -83,12 +83,28 @@ def masked_attention(s, x):
     keep = torch.tensor([False, False, True])
     causal = torch.ones(3, 3, dtype=torch.bool).triu(1)
     y, _ = s.mha(x, x, x, keep.expand(len(x), 3), attn_mask=causal, need_weights=False)
-    return y.flatten(1)[:, :5]
+    return y.flatten(1)[:, ::2]  # the first query shows the mask, the last one the padding
 
 
 def mask_of_each_head(s, x):
     bias = torch.linspace(-1, 1, 9, dtype=x.dtype).view(1, 3, 3).expand(len(x) * 2, 3, 3)
     return s.mha(x, x, x, attn_mask=bias)[0].sum(1)
+
+
+def added_to_a_view(s, x):
+    h = s.f(x)
+    h[:, :2].add_(s.p)
+    return torch.tanh(h)
+
+
+def average_weights(s, x):
+    y, weights = s.mha(x, x, x)
+    return y.flatten(1)[:, :4] + weights.flatten(1)[:, :4]
+
+
+def bag_of_weighted(s, x):
+    weights = torch.linspace(-1, 2, x.shape[1], dtype=s.w.dtype).expand(len(x), -1)
+    return s.f(torch.tanh(F.embedding_bag(x, s.w, per_sample_weights=weights, mode="sum")))
 
 
 CASES = [
@@ -127,11 +143,25 @@ CASES = [
     Case("transposed_1d", seq(of(nn.ConvTranspose1d, 4, 6, 3, 2, 1, 1, 2, True, 2), nn.Tanh, nn.Flatten), (4, 3)),
     Case("transposed_2d", seq(of(nn.ConvTranspose2d, 2, 3, (2, 3), (3, 2), (1, 2), (2, 1)), nn.Tanh, nn.Flatten), (2, 3, 2)),
     Case("transposed_3d", seq(of(nn.ConvTranspose3d, 2, 2, (1, 2, 3), 2, 0, 1, 1, False), nn.Tanh, nn.Flatten), (2, 2, 1, 2)),
+    Case("added_to_a_view", fn(added_to_a_view, f=of(nn.Linear, 4, 3), p=raw(2)), (4,)),
+    Case("by_frequency", seq(of(nn.Embedding, 2, 3, scale_grad_by_freq=True), nn.Flatten, of(nn.Linear, 12, 2)), (4,), tokens=2),
+    Case("mixed_with_tokens", fn(lambda s, x: s.f(torch.maximum(s.e(x), s.p).flatten(1)), e=of(nn.Embedding, 7, 4), p=raw(3, 4), f=of(nn.Linear, 12, 2)), (3,), tokens=7),
+    Case("matrix_of_heads", fn(lambda s, x: torch.tanh(x @ s.w).flatten(1), w=raw(2, 4, 2)), (2, 2, 4)),
+    Case("options_by_name", fn(lambda s, x: torch.tanh(F.conv2d(x, s.w, stride=2)).flatten(1), w=raw(2, 2, 2, 2)), (2, 4, 4)),
+    Case("padding_from_the_end", fn(lambda s, x: s.f(F.embedding(x, s.w, padding_idx=-1).flatten(1)), w=raw(3, 2), f=of(nn.Linear, 8, 2)), (4,), tokens=3),
+    Case("alpha", fn(lambda s, x: torch.tanh(torch.add(s.f(x), s.p, alpha=2)), f=of(nn.Linear, 4, 3), p=raw(3)), (4,)),
+    Case("average_weights", fn(average_weights, mha=of(nn.MultiheadAttention, 4, 2, batch_first=True)), (3, 4)),
+    Case("bag_of_weighted", fn(bag_of_weighted, w=raw(7, 3), f=of(nn.Linear, 3, 2)), (5,), tokens=7),
     Case("transposed_depthwise", seq(of(nn.ConvTranspose2d, 3, 6, 2, 1, 0, 0, 3, dilation=2), nn.Tanh, nn.Flatten), (3, 2, 2)),
 ]  # fmt: skip
 BY_NAME = {case.name: case for case in CASES}
 # what has no rule after all
 FALLBACK = {
+    "added_to_a_view": {"p"},
+    "alpha": {"p"},
+    "mixed_with_tokens": {"p"},
+    "by_frequency": {"0.weight", "2.weight", "2.bias"},
+    "matrix_of_heads": {"w"},
     "added_in_place": {"r"},
     "data_times_raw_first": {"w"},
     "keys_of_its_own": {"mha.in_proj_weight", "mha.in_proj_bias", "mha.bias_k", "mha.bias_v"}

@@ -186,6 +186,15 @@ def test_a_plan_serves_its_own_request_only():
             entk.ntk(model, **arguments)
 
 
+@pytest.mark.parametrize(("planned", "asked"), [("trace", "sum"), ("sum", "trace")])
+def test_a_plan_serves_its_own_mode_only(planned, asked):
+    """Both kernels are [N, M], so that their shapes do not tell."""
+    model, x = nn.Linear(4, 2).eval(), torch.randn(5, 4)
+    plan = entk.plan_ntk(model, x, outputs=planned)
+    with pytest.raises(entk.InputError, match=f"outputs='{planned}', this request has '{asked}'"):
+        entk.ntk(model, x, outputs=asked, plan=plan)
+
+
 @pytest.mark.parametrize(
     ("named", "said"),
     [

@@ -73,6 +73,10 @@ WAYS = {
         lambda t, m, s: {"tokens": t, "mask": m, "scale": 0.5},
         lambda x: ((x[:, :6].long(), x[:, 6:12]), {"scale": 0.5}),
     ),
+    "number_first": (
+        lambda t, m, s: {"scale": 0.5, "tokens": t, "mask": m},
+        lambda x: ((x[:, :6].long(), x[:, 6:12]), {"scale": 0.5}),
+    ),
     "mapping": (
         lambda t, m, s: UserDict(mask=m, tokens=t),
         lambda x: ((x[:, :6].long(), x[:, 6:12]), {}),

@@ -196,6 +196,20 @@ def test_samples_are_left_alone():
     assert torch.equal(x, before)
 
 
+def overwrite_tokens(self, tokens: Tensor) -> Tensor:
+    tokens[:, 0] = 0
+    return self.f(self.e(tokens).flatten(1))
+
+
+def test_tokens_are_left_alone():
+    model = fn(overwrite_tokens, e=lambda: nn.Embedding(5, 3), f=linear(6, 2))().double()
+    tokens = torch.tensor([[1, 2], [3, 4], [0, 1]])
+    before = tokens.clone()
+    found = entk.ntk(model.eval(), tokens)
+    assert torch.equal(tokens, before)
+    assert tolerance.error(found, oracle.ntk(model, tokens)) <= tolerance.FLOAT64
+
+
 def test_weights_are_left_alone_by_an_embedding_with_max_norm():
     """F.embedding rescales the rows it looks up, in place."""
     torch.manual_seed(0)

@@ -38,6 +38,9 @@ def factors(n, o, groups, channels, patch, positions, dtype, layout="dense") -> 
     if layout == "positions first":  # as the rule of F.linear makes them
         a = torch.randn(n, positions, patch, dtype=dtype).mT[:, None]
         return Factors(a, torch.randn(n, o, positions, channels, dtype=dtype).mT[:, :, None])
+    if layout == "every second":  # of neither last axis the entries lie side by side
+        a = torch.randn(n, groups, patch, 2 * positions, dtype=dtype)[..., ::2]
+        return Factors(a, torch.randn(n, o, groups, channels, 2 * positions, dtype=dtype)[..., ::2])
     a = torch.randn(n, groups, patch, positions, dtype=dtype)
     return Factors(a, torch.randn(n, o, groups, channels, positions, dtype=dtype))
 
@@ -106,10 +109,11 @@ def test_pairs_gram_of_tokens(outputs, lower, dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("outputs", OUTPUTS)
-def test_products_of_positions_first(outputs, dtype):
+@pytest.mark.parametrize("layout", ["positions first", "every second"])
+def test_products_of_other_layouts(layout, outputs, dtype):
     torch.manual_seed(0)
-    x = factors(5, 3, 1, 6, 7, 8, dtype, "positions first")
-    z = factors(4, 3, 1, 6, 7, 8, dtype, "positions first")
+    x = factors(5, 3, 1, 6, 7, 8, dtype, layout)
+    z = factors(4, 3, 1, 6, 7, 8, dtype, layout)
     compare(native.pairs_gram_native, pairs_gram, x, z, outputs, False, dtype)
     compare(native.fused_gram_native, fused_gram, x, z, outputs, False, dtype)
 
@@ -146,7 +150,7 @@ def test_gram_leaves_what_lies_beside_its_output_alone(step):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("layout", ["dense", "positions first"])
+@pytest.mark.parametrize("layout", ["dense", "positions first", "every second"])
 @pytest.mark.parametrize("name", SHAPES)
 def test_rows(name, layout, dtype):
     torch.manual_seed(0)

@@ -77,7 +77,7 @@ def run(which: str, memory: str, outputs: str, sketch: int) -> tuple[int, int, i
     [
         ("conv", "all", 0, ("100MB", "400MB")),
         ("dense", "diagonal", 0, ("60MB", "200MB")),
-        ("conv", "all", 1024, ("60MB", "400MB")),
+        ("conv", "all", 1024, ("100MB", "400MB")),
         ("dense", "sum", 1024, ("60MB", "200MB")),
     ],
 )

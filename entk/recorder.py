@@ -138,8 +138,10 @@ class Recorder(TorchFunctionMode):
         if id(t) in self.names:
             return self.names[id(t)]
         known = [name for name, (origin, _) in self.origins.items() if origin is t]
+        if known:
+            return known[0]
         leaves = self._leaves(t) or ()
-        name = known[0] if known else f"{len(self.origins)}: {' + '.join(leaves)}"
+        name = f"{len(self.origins)}: {' + '.join(leaves)}"
         self.origins[name] = (t, leaves)
         return name
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +36,7 @@ class Target:
     names: tuple[str, ...]
     found: Survey
 
-    @property
+    @cached_property  # asked for at every tile
     def like(self) -> Tensor:
         """A tensor of the kernel's dtype and device."""
         return first_parameter(self.model, self.names)

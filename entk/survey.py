@@ -159,9 +159,9 @@ def _uncovered(
 ) -> dict[str, str]:
     """Parameters with a use that no rule covers, and why."""
     alone = {leaf for leaves in forbidden.values() for leaf in leaves}
-    reasons = {True: "no axis of its input holds the samples"}
-    plain = "used outside the functions that have a rule"
-    return {name: reasons.get(name in alone, plain) for name in _reached(y, covered)}
+    axis = "no axis of its input holds the samples"
+    outside = "used outside the functions that have a rule"
+    return {name: axis if name in alone else outside for name in _reached(y, covered)}
 
 
 def _serve(

@@ -23,13 +23,12 @@ from entk.ops.fused_gram_dot import Rows
 from entk.ops.gram_dot_triton import total_kernel
 from entk.ops.gram_triton import CHUNK
 from entk.ops.triton_common import (
-    FULL,
     check_launch,
+    choose_tile,
     dot_precision,
     on_device,
     options,
     place,
-    programs,
 )
 
 # as in gram_triton; with two tiles to hold, four warps or a DEPTH of 32 would spill
@@ -37,7 +36,7 @@ TILES = {
     torch.float32: ((64, 16, 8, 3), (32, 16, 4, 4)),
     torch.float64: ((64, 16, 8, 3), (32, 16, 4, 3)),
 }
-ENTRY = 7  # numbers of a layer in the table
+ENTRY = 5  # numbers of a layer in the table
 TYPES = {torch.float32: tl.float32, torch.float64: tl.float64}
 
 
@@ -57,10 +56,7 @@ def fused_gram_dot_triton(
     out = a.new_zeros(3, dtype=torch.float64)
     if a.numel() == 0:
         return out
-    for tile in TILES[a.dtype]:
-        count = programs(triton.cdiv(rows, tile[0]), triton.cdiv(columns, tile[0]), lower)
-        if batch * count >= FULL:
-            break
+    tile, count = choose_tile(TILES[a.dtype], batch, rows, columns, lower)
     side, depth, warps, stages = tile
     tables, kept = zip(*(_table(each, outputs, a.device) for each in (one, two)), strict=True)
     parts = out.new_empty(3, batch * count)
@@ -74,6 +70,7 @@ def fused_gram_dot_triton(
             DEPTH=depth,
             CHUNK=CHUNK,
             PRECISION=dot_precision(precision, a.dtype),
+            ENTRY=ENTRY,
             **options(warps, stages),
         )
         size = triton.next_power_of_2(batch * count)
@@ -92,7 +89,7 @@ def _matrices(t: Tensor, outputs: str) -> Tensor:
 
 
 def _table(layers: Rows, outputs: str, device: torch.device) -> tuple[Tensor, list[Tensor]]:
-    """(addresses, length, and per side the strides of a row and of a batch; what they point to)."""
+    """(of each layer two addresses, length, strides of row and batch; what they point to)."""
     found, kept = [], []
     for pair in layers:
         j, k = (t.resolve_neg().contiguous() for t in pair)
@@ -101,7 +98,7 @@ def _table(layers: Rows, outputs: str, device: torch.device) -> tuple[Tensor, li
         # rows are (n, o) for "all", n with all outputs for "trace", n of one output for "diagonal"
         length = o * p if outputs in ("trace", "sum") else p
         row = p if outputs == "all" else o * p
-        found.append([j.data_ptr(), k.data_ptr(), length, row, row, p, p])
+        found.append([j.data_ptr(), k.data_ptr(), length, row, p])
     entries = torch.tensor(found, dtype=torch.int64).reshape(-1, ENTRY)
     return entries.to(device), kept
 
@@ -130,6 +127,7 @@ def pair_kernel(
     DEPTH: tl.constexpr,
     CHUNK: tl.constexpr,
     PRECISION: tl.constexpr,
+    ENTRY: tl.constexpr,
 ):
     """The three sums over one tile of both kernels."""
     row, column = place(tl.program_id(0), tl.cdiv(rows, SIDE), tl.cdiv(columns, SIDE), LOWER)
@@ -142,8 +140,8 @@ def pair_kernel(
     # rows beyond the edge repeat earlier ones and weigh nothing
     left = (r % rows).to(tl.int64)
     right = (q % columns).to(tl.int64)
-    x = _product(one, count_one, batch, left, right, DTYPE, SIDE, DEPTH, CHUNK, PRECISION)
-    y = _product(two, count_two, batch, left, right, DTYPE, SIDE, DEPTH, CHUNK, PRECISION)
+    x = _product(one, count_one, batch, left, right, DTYPE, SIDE, DEPTH, CHUNK, PRECISION, ENTRY)
+    y = _product(two, count_two, batch, left, right, DTYPE, SIDE, DEPTH, CHUNK, PRECISION, ENTRY)
     at = left[:, None] * a_r + right[None, :] * a_c
     x += tl.load(a + batch * a_b + at, inside, 0.0)
     at = left[:, None] * b_r + right[None, :] * b_c
@@ -171,6 +169,7 @@ def _product(
     DEPTH: tl.constexpr,
     CHUNK: tl.constexpr,
     PRECISION: tl.constexpr,
+    ENTRY: tl.constexpr,
 ):
     """The tile of sum over layers of J K', sums of CHUNK entries at a time."""
     total = tl.zeros((SIDE, SIDE), DTYPE)
@@ -178,8 +177,9 @@ def _product(
         j = tl.load(table).to(tl.pointer_type(DTYPE))
         k = tl.load(table + 1).to(tl.pointer_type(DTYPE))
         length = tl.load(table + 2)
-        j += batch * tl.load(table + 5) + r[:, None] * tl.load(table + 3)
-        k += batch * tl.load(table + 6) + q[None, :] * tl.load(table + 4)
+        stride, apart = tl.load(table + 3), tl.load(table + 4)
+        j += batch * apart + r[:, None] * stride
+        k += batch * apart + q[None, :] * stride
         for start in range(0, length, CHUNK):
             part = tl.zeros((SIDE, SIDE), DTYPE)
             for p in range(start, tl.minimum(start + CHUNK, length), DEPTH):
@@ -188,5 +188,5 @@ def _product(
                 right = tl.load(k + i[:, None], mask=i[:, None] < length, other=0.0)
                 part = tl.dot(left, right, part, input_precision=PRECISION, out_dtype=part.dtype)
             total += part
-        table += 7
+        table += ENTRY
     return total

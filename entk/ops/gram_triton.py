@@ -27,13 +27,12 @@ import triton.language as tl
 from torch import Tensor
 
 from entk.ops.triton_common import (
-    FULL,
     check_launch,
+    choose_tile,
     dot_precision,
     on_device,
     options,
     place,
-    programs,
 )
 
 CHUNK = 1024
@@ -77,16 +76,13 @@ def _launch(j, k, out, outputs, lower, precision, scale) -> None:
         j, k, out = j.flatten(1)[None], k.flatten(1)[None], out[None]
     batch, rows, length = j.shape
     columns = k.shape[1]
-    for tile in TILES[j.dtype]:
-        tiles = (triton.cdiv(rows, tile[0]), triton.cdiv(columns, tile[0]))
-        if batch * programs(*tiles, lower) >= FULL:
-            break
+    tile, count = choose_tile(TILES[j.dtype], batch, rows, columns, lower)
     side, depth, warps, stages = tile
     if precision in SEVERAL:
         depth = 16
     scales = (out, 0, 0) if scale is None else (scale, *scale.stride())
     with on_device(out):
-        gram_kernel[programs(*tiles, lower), batch](
+        gram_kernel[count, batch](
             *(j, k, out, *scales, rows, columns, length, group),
             *(*j.stride(), *k.stride(), *out.stride()),
             LOWER=lower,

@@ -66,6 +66,15 @@ def programs(rows: int, columns: int, lower: bool) -> int:
     return rows * (rows + 1) // 2 if lower else rows * columns
 
 
+def choose_tile(tiles: tuple, batch: int, rows: int, columns: int, lower: bool) -> tuple:
+    """(tile, its programs): the first of the table that makes FULL programs, or the last."""
+    for tile in tiles:
+        count = programs(triton.cdiv(rows, tile[0]), triton.cdiv(columns, tile[0]), lower)
+        if batch * count >= FULL:
+            break
+    return tile, count
+
+
 @triton.jit
 def place(program, rows, columns, LOWER: tl.constexpr):
     """(row, column) of a tile, in integers.

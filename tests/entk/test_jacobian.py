@@ -14,13 +14,7 @@ from tests.cases import CASES
 BY_NAME = {case.name: case for case in CASES}
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """Models this small leave nothing to share; waiting for a second thread takes longer."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def norm(jacobian: dict[str, torch.Tensor]) -> float:

@@ -19,13 +19,7 @@ COMBINATIONS = [(case.name, *way) for case, *way in tables.COMBINATIONS]
 SMALL = [case.name for case in tables.CASES if case.float32]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """Models this small leave nothing to share; waiting for a second thread takes longer."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @cache

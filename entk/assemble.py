@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from entk.factors import Factors, kernel_shape, mirror
-from entk.features import Pending, Scratch, capture_block
+from entk.features import Pending, Scratch, capture_block, join
 from entk.ops import products
 from entk.plan import Plan
 from entk.precision import computing
@@ -17,6 +18,7 @@ from entk.request import Target
 from entk.samples import Samples
 from entk.sketch import ERROR, estimate, split, square
 from entk.survey import Survey
+from entk.tiling import SEGMENT
 
 SMALL = 4096  # parameters with fewer entries share one product
 WHOLE = ""  # the group of a kernel that is not split by layer
@@ -40,10 +42,15 @@ class Engine:
     target: Target
     plan: Plan
     by_layer: bool = False
+    part: slice | None = None  # of the outputs; None: all
 
-    @property
+    @cached_property
     def found(self) -> Survey:
-        return self.target.found
+        """Of the outputs that are dealt with."""
+        found = self.target.found
+        if self.part is None:
+            return found
+        return replace(found, outputs=self.part.stop - self.part.start)
 
     @property
     def groups(self) -> list[str]:
@@ -55,7 +62,7 @@ class Engine:
     def block(self, x: Tensor | Samples) -> Block:
         """What the samples x contribute, in the form that the plan's strategies need."""
         with computing():
-            made = capture_block(self.target.model, self.found, x, self.plan, self._group)
+            made = self._captured(x)
         groups: dict[str, list] = {group: [] for group in self.groups}
         if self.plan.sketch is not None:
             groups |= {group: [("rows", p) for p in split(phi)] for group, phi in made.items()}
@@ -64,6 +71,18 @@ class Engine:
         for name, part in made.items():
             groups[self._group(name)].append((strategies[name], part))
         return Block(len(x), {group: _join_small(parts) for group, parts in groups.items()})
+
+    def _captured(self, x: Tensor | Samples) -> dict[str, Tensor | Pending]:
+        """Of all samples, which go through the model a batch at a time."""
+        options = (self.target.model, self.target.found)
+        step = self.plan.batch or len(x)
+        made = [
+            capture_block(*options, x[start : start + step], self.plan, self._group, self.part)
+            for start in range(0, len(x), step)
+        ]
+        if len(made) == 1:
+            return made[0]
+        return {name: join([each.pop(name) for each in made]) for name in list(made[0])}
 
     def tile(self, x: Block, z: Block, lower: bool) -> Tile:
         """The tile of two blocks; `lower`: they are the same."""
@@ -116,11 +135,20 @@ class Engine:
 
     def tiles(self, wanted: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int, Tile]]:
         """The wanted tiles (i, j, tile)."""
-        for i, j, a, b in self.pairs(wanted):
-            yield i, j, self.tile(a, b, lower=a is b)
+        for rows, todo in self._panels(wanted):
+            if self.plan.parts > 1:
+                yield from self._in_parts(rows, todo)
+                continue
+            for i, j, a, b in self._panel(rows, todo):
+                yield i, j, self.tile(a, b, lower=a is b)
 
     def pairs(self, wanted: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int, Block, Block]]:
         """The blocks of the wanted tiles, a panel of kept ones at a time against streamed ones."""
+        for rows, todo in self._panels(wanted):
+            yield from self._panel(rows, todo)
+
+    def _panels(self, wanted: Iterable[tuple[int, int]]) -> Iterator[tuple[list, list]]:
+        """(rows to keep, tiles that they are in); in a few pieces where outputs come in parts."""
         todo = list(wanted)
         rows = sorted({i for i, _ in todo})
         panel = max(self.plan.keep - 1, 1)
@@ -128,7 +156,28 @@ class Engine:
             panel = len(rows)
         for start in range(0, len(rows), panel or 1):
             chosen = rows[start : start + panel]
-            yield from self._panel(chosen, [t for t in todo if t[0] in chosen])
+            tiles = sorted((t for t in todo if t[0] in chosen), key=lambda t: t[1])
+            columns = sorted({j for _, j in tiles})
+            step = SEGMENT * panel if self.plan.parts > 1 else len(columns)
+            for at in range(0, len(columns), step):
+                among = set(columns[at : at + step])
+                yield chosen, [t for t in tiles if t[1] in among]
+
+    def _in_parts(self, rows: list[int], todo: list[tuple[int, int]]) -> Iterator:
+        """The tiles of a panel, which wait for all parts of the outputs."""
+        made: dict[tuple[int, int], dict[str, list[Tensor]]] = {}
+        for part in self.plan.output_parts(self.target.found.outputs):
+            engine = replace(self, part=part)
+            for i, j, a, b in engine._panel(rows, todo):
+                tile = engine.tile(a, b, lower=a is b)
+                whole = made.setdefault((i, j), {group: [] for group in tile})
+                for group, t in tile.items():
+                    if self.plan.outputs == "trace" and whole[group]:
+                        whole[group][0] += t
+                    else:
+                        whole[group].append(t)
+        for i, j in todo:
+            yield i, j, {group: torch.cat(parts) for group, parts in made.pop((i, j)).items()}
 
     def _panel(self, rows: list[int], todo: list[tuple[int, int]]) -> Iterator:
         x, z = self.target.x, self.target.z

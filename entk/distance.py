@@ -212,6 +212,8 @@ def _pair(a, b, x, z, outputs, params, options) -> list[Engine]:
         _check_probes(*(probe_kinds(t.found, options["sketch"]) for t in targets))
     memory = options.pop("memory", None)
     memory = available_memory(targets[0].like.device) if memory is None else parse_bytes(memory)
-    plans = [make_plan(t, memory=memory // 2, streamed=True, **options) for t in targets]
-    grid = {key: min(getattr(p, key) for p in plans) for key in ("block", "keep")}
+    plans = [
+        make_plan(t, memory=memory // 2, streamed=True, parted=False, **options) for t in targets
+    ]
+    grid = {key: min(getattr(p, key) for p in plans) for key in ("block", "keep", "batch")}
     return [Engine(t, replace(plan, **grid)) for t, plan in zip(targets, plans, strict=True)]

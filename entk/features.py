@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
+import torch
 from torch import Tensor, nn
 
 from entk import pages
@@ -29,9 +30,16 @@ class Pending:
     """Factors not formed yet: the patches of a convolution are many times its input."""
 
     uses: tuple[tuple[Call, str, Layout, Tensor], ...]  # call, role, layout, output gradients
+    more: tuple[Pending, ...] = ()  # of the samples after these
 
     def factors(self, scratch: Scratch) -> Factors:
         """To be used before the next ones are formed in the same scratch memory."""
+        if self.more:
+            first = replace(self, more=())
+            made = [each.factors(Scratch()) for each in (first, *self.more)]
+            return Factors(
+                *(torch.cat(side) for side in zip(*((f.a, f.g) for f in made), strict=True))
+            )
         empty = scratch.empty if len(self.uses) == 1 else plain_empty
         return concatenate(
             [call.factors(role, layout, g, empty) for call, role, layout, g in self.uses]
@@ -52,16 +60,25 @@ class Scratch:
         return self.buffer[:size].view(shape)
 
 
+def join(parts: list[Tensor | Pending]) -> Tensor | Pending:
+    """What batches of samples contribute, as one."""
+    if isinstance(parts[0], Pending):
+        return replace(parts[0], more=tuple(parts[1:]))
+    return torch.cat(parts)
+
+
 def capture_block(
     model: nn.Module,
     found: Survey,
     x: Tensor | Samples,
     plan: Plan,
     group: Callable[[str], str] = lambda parameter: parameter,
+    part: slice | None = None,
 ) -> dict[str, Tensor | Pending]:
     """{parameter: rows [N, O, P] or pending factors} for the samples x.
 
     With a sketch {group: [N, O, k], unscaled}, where `group` says which group a parameter is in.
+    `part`: of these outputs only.
     """
     leaves, state = leaf_state(model, (s.name for s in found.served), found.writes_parameters)
     total = plan.outputs == "sum"
@@ -70,6 +87,9 @@ def capture_block(
         y = forward(model, state, x, total, found.traced)
     calls = recorder.calls
     _check_forward(y, calls, found, len(x))
+    if part is not None:
+        y = y[:, part]
+        found = replace(found, outputs=y.shape[1])
     resolve = partial(_resolve, found=found, recorder=recorder, leaves=leaves)
     if plan.sketch is None:
         block = _Collected(found, plan, calls, len(x))

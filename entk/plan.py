@@ -60,6 +60,8 @@ class Plan:
     rates: Rates = NOMINAL  # what the strategies were chosen by
     sketch: Sketch | None = None  # probes of an estimate; None: exact
     product: LayerCost | None = None  # of a sketch: one for all parameters
+    parts: int = 1  # of the outputs, gone through one after another
+    batch: int = 0  # samples that pass through the model at once; 0: those of a block
     capture_seconds: float = field(default=0.0, compare=False)  # of all passes through the model
 
     def tiles(self) -> Iterator[tuple[int, int]]:
@@ -76,6 +78,12 @@ class Plan:
     def blocks(self) -> tuple[int, int]:
         """Blocks along either side."""
         return tuple(math.ceil(n / self.block) for n in self.samples)
+
+    def output_parts(self, outputs: int) -> Iterator[slice]:
+        """The outputs of each part, of `outputs` in all."""
+        size = math.ceil(outputs / self.parts)
+        for start in range(0, outputs, size):
+            yield slice(start, min(start + size, outputs))
 
     def span(self, index: int, axis: int = 0) -> slice:
         """The samples of a block."""
@@ -138,14 +146,15 @@ class Plan:
 
     def _headline(self) -> str:
         half = ", lower triangle" if self.symmetric else ""
-        kind = "eNTK"
+        kind, parts = "eNTK", f" in each of {self.parts} parts" if self.parts > 1 else ""
+        batch = f" in passes of {self.batch}" if 0 < self.batch < self.block else ""
         if self.sketch is not None:
             kind = f"sketch={self.sketch.size}, seed={self.sketch.seed} of eNTK"
         return (
             f"{kind} {list(self.shape)} {self.dtype} on {self.device}, "
-            f"outputs={self.outputs!r}{half}; tiles of {self.block} samples, {self.keep} blocks in "
-            f"memory, {self.chunk} outputs at "
-            f"a time; about {format_bytes(self.peak)} of {format_bytes(self.memory)}\n"
+            f"outputs={self.outputs!r}{half}; tiles of {self.block} samples{batch}, "
+            f"{self.keep} blocks in memory, {self.chunk} outputs at a time{parts}; "
+            f"about {format_bytes(self.peak)} of {format_bytes(self.memory)}\n"
             f"expected {self.seconds:.2g} s; rates: {self.rates}"
         )
 

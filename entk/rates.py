@@ -60,7 +60,7 @@ class Timing:
     count: int = 2  # of several
     survey: float = 0.0  # all of it
 
-    def passes(self, n: int, outputs: int) -> float:
+    def passes(self, n: int, outputs: float) -> float:
         """Expected for n samples: forward, and a backward pass for each output."""
         each = max(self.several - self.one, 0.0) / max(self.count - 1, 1)
         scale = (self.one + each * (n - 1)) / self.several if self.several else 0.0

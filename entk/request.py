@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,14 @@ from entk.rates import Rates, choose_rates
 from entk.samples import Input, Samples, Select, as_samples
 from entk.sketch import Sketch
 from entk.survey import Survey, survey
-from entk.tiling import available_memory, captures, choose_tiles, footprint
+from entk.tiling import (
+    Tiling,
+    available_memory,
+    captures,
+    choose_tiles,
+    footprint,
+    output_parts,
+)
 
 
 @dataclass(frozen=True)
@@ -93,8 +100,12 @@ def make_plan(
     copies: int = 1,
     streamed: bool = False,
     sketch: Sketch | None = None,
+    parted: bool = True,
 ) -> Plan:
-    """A plan for a target, of `copies` kernels (by_layer) that are kept, or else `streamed`."""
+    """A plan for a target, of `copies` kernels (by_layer) that are kept, or else `streamed`.
+
+    `parted`: outputs may be taken in parts, and a tile is whole when the last one is.
+    """
     found, outputs, like, samples = target.found, target.outputs, target.like, target.samples
     backend = choose_backend(backend, like.device, like.dtype)
     precision = check_precision(precision, backend, like.dtype)
@@ -106,14 +117,15 @@ def make_plan(
     shape = kernel_shape(*samples, found.outputs, outputs)
     result = 0 if streamed else copies * like.element_size() * torch.Size(shape).numel()
     rates = choose_rates(rates, backend, like.device, like.dtype, outputs)
-    wanted = block
     for _ in range(2):  # costs depend on the tiles, which depend on what the costs have chosen
         costs = layer_costs(found, job, strategy, rates)
-        size = footprint(found, costs, outputs, like.element_size(), result, copies, sketched)
-        tiles = choose_tiles(size, samples, found.outputs, memory, wanted, job.symmetric)
-        block, chunk, keep, peak = tiles
-        blocks, rounds = (math.ceil(n / block) for n in samples), math.ceil(found.outputs / chunk)
-        job = replace(job, blocks=tuple(blocks), rounds=rounds)
+        size = partial(footprint, found, costs, outputs, like.element_size(), result, copies)
+        counts = output_parts(found, outputs, sketch) if parted else [1]
+        sizes = [size(sketched, parts) for parts in counts]
+        work = sum(c.flops for c in costs)
+        tiling, peak = choose_tiles(sizes, samples, memory, block, job.symmetric, work)
+        blocks = tuple(math.ceil(n / tiling.block) for n in samples)
+        job = replace(job, blocks=blocks, rounds=math.ceil(found.outputs / tiling.chunk))
     return Plan(
         layers=costs,
         shape=shape,
@@ -123,23 +135,25 @@ def make_plan(
         backend=backend,
         samples=samples,
         symmetric=job.symmetric,
-        block=block,
-        chunk=chunk,
-        keep=keep,
+        block=tiling.block,
+        chunk=tiling.chunk,
+        keep=tiling.keep,
         memory=memory,
         peak=peak,
         precision=precision,
         rates=rates,
         sketch=sketch,
         product=product_cost(job, found.outputs, copies, rates),
-        capture_seconds=_capture_seconds(found, job, block, keep),
+        parts=tiling.parts,
+        batch=tiling.batch,
+        capture_seconds=_capture_seconds(found, job, tiling),
     )
 
 
-def _capture_seconds(found: Survey, job: Job, block: int, keep: int) -> float:
-    blocks = captures(job.blocks, keep, job.symmetric)
-    each = found.timing.passes(min(block, max(job.samples)), found.outputs)
-    return found.timing.survey + blocks * each
+def _capture_seconds(found: Survey, job: Job, t: Tiling) -> float:
+    blocks = captures(job.blocks, t.keep, job.symmetric, t.parts)
+    each = found.timing.passes(min(t.batch, max(job.samples)), found.outputs / t.parts)
+    return found.timing.survey + t.parts * blocks * t.block / t.batch * each
 
 
 def check_plan(

@@ -17,7 +17,7 @@ import pybind11
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
-SOURCES = ("module", "gram_dot", "gemm", "gram", "pairs_gram")
+SOURCES = ("module", "gram_dot", "gemm", "fused_gram", "gram", "pairs_gram")
 ARCHITECTURES = ("80", "90")
 FLAGS = ["-O3", "-std=c++17"]
 # float64 sums must not depend on whether the processor has a fused multiply-add

@@ -35,8 +35,8 @@ const char* gemm_instructions();  // "avx512", "avx2" or nullptr
 void gemm(const Product<float>& product);
 void gemm(const Product<double>& product);
 
-// The same, always added to c and without `lower`, for few rows and columns of great depth, dense
-// along it: nothing is packed.
+// The same, always added to c, for few rows and columns of great depth, dense along it: nothing is
+// packed.
 void dots(const Product<float>& product);
 void dots(const Product<double>& product);
 

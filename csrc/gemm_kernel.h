@@ -250,24 +250,36 @@ static void dot_block(const Product<T>& x, int64_t row, int64_t column) {
     }
 }
 
+// A block of at most R rows and Q columns.
 template <typename T, int R, int Q>
-static void dot_rows(const Product<T>& x, int64_t row) {
-    int64_t q = 0;
-    for (; q + Q <= x.columns; q += Q) {
-        dot_block<T, R, Q>(x, row, q);
+static void dot_block_of(const Product<T>& x, int64_t row, int64_t high, int64_t column,
+                         int64_t wide) {
+    if constexpr (R > 1) {
+        if (high < R) {
+            return dot_block_of<T, R - 1, Q>(x, row, high, column, wide);
+        }
     }
-    for (; q < x.columns; ++q) {
-        dot_block<T, R, 1>(x, row, q);
+    if constexpr (Q > 1) {
+        if (wide < Q) {
+            return dot_block_of<T, R, Q - 1>(x, row, high, column, wide);
+        }
     }
+    dot_block<T, R, Q>(x, row, column);
 }
 
+// Blocks of equal size rather than a small last one.
 template <typename T>
 static void dots(const Product<T>& x) {
-    int64_t r = 0;
-    for (; r + kDots <= x.rows; r += kDots) {
-        dot_rows<T, kDots, kDots>(x, r);
-    }
-    for (; r < x.rows; ++r) {
-        dot_rows<T, 1, kDots>(x, r);
+    const int64_t down = (x.rows + kDots - 1) / kDots, across = (x.columns + kDots - 1) / kDots;
+    for (int64_t i = 0; i < down; ++i) {
+        const int64_t row = i * x.rows / down, high = (i + 1) * x.rows / down - row;
+        for (int64_t j = 0; j < across; ++j) {
+            const int64_t column = j * x.columns / across;
+            if (x.lower && column > row + high - 1 + x.diagonal) {
+                break;
+            }
+            const int64_t wide = (j + 1) * x.columns / across - column;
+            dot_block_of<T, kDots, kDots>(x, row, high, column, wide);
+        }
     }
 }

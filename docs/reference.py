@@ -73,7 +73,9 @@ TYPES = """\
 | `Input` | a tensor [N, ...]; a tuple, list or mapping of such: positional, keyword arguments |
 | `Params` | names of parameters, or `None`; for a function f(params, x) the dict of its tensors |
 | `Select` | a function of the model's output, a name in it, a slice or list of positions |
-| `Kernel` | a tensor, an array, a `KernelFile`, or a path to one |"""
+| `Kernel` | a tensor, an array, a `KernelFile`, or a path to one |
+| `NTK` | a tensor [N, O, M, O], [O, N, M] or [N, M], by `outputs` |
+| `Float[Tensor, "N *O"]` | a floating-point tensor [N] or [N, O], as jaxtyping writes it |"""
 SPECIAL = ("__getitem__", "__matmul__")  # operators that are documented
 INHERITED = ("extra_repr",)  # described by torch.nn.Module
 
@@ -108,12 +110,12 @@ def bullets(lines: list[str]) -> str:
             items[-1] += " " + line.strip()
         else:
             items.append(line)
-    shown = []
+    listed = []
     for item in items:
         name, colon, text = item.partition(": ")
         named = colon and re.fullmatch(r"\w+(, \w+)*", name)
-        shown.append(f"- `{name}`: {escaped(text)}" if named else f"- {escaped(item)}")
-    return "\n".join(shown)
+        listed.append(f"- `{name}`: {escaped(text)}" if named else f"- {escaped(item)}")
+    return "\n".join(listed)
 
 
 def markdown(doc: str) -> str:
@@ -131,21 +133,25 @@ def markdown(doc: str) -> str:
     return "\n\n".join(parts).replace("\n```\n\n```text\n", "\n\n")
 
 
-def signature(name: str, function) -> str:
+def shown(annotation) -> str:
+    return re.sub(r"' ?([^']*)'", r'"\1"', str(annotation))
+
+
+def signature(name: str, function, method: bool = False) -> str:
     found = inspect.signature(function)
-    gives = found.return_annotation
-    arrow = "" if gives is found.empty else f" -> {gives}"
+    gives = shown(found.return_annotation) if found.return_annotation is not found.empty else ""
+    arrow = f" -> {gives}" if gives else ""
     lines, star = [], False
-    for p in found.parameters.values():
+    for p in (p for p in found.parameters.values() if p.name != "self"):
         if p.kind is p.KEYWORD_ONLY and not star:
             lines, star = [*lines, "*"], True
         mark = {p.VAR_KEYWORD: "**", p.VAR_POSITIONAL: "*"}.get(p.kind, "")
-        kind = "" if p.annotation is p.empty else f": {p.annotation}"
+        kind = "" if p.annotation is p.empty else f": {shown(p.annotation)}"
         equals = " = " if kind else "="
         default = "" if p.default is p.empty else f"{equals}{p.default!r}"
         lines.append(f"{mark}{p.name}{kind}{default}")
     short = f"{name}({', '.join(lines)}){arrow}"
-    if len(short) <= 100:
+    if method or len(short) <= 100:
         return short
     inside = "".join(f"    {line},\n" for line in lines)
     return f"{name}(\n{inside}){arrow}"
@@ -158,7 +164,9 @@ def fields(kind: type) -> str:
     for f in dataclasses.fields(kind):
         comment = re.search(rf"^    {f.name}: [^#\n]*# (.+)$", source, re.M)
         about = escaped(comment[1]).replace("|", "\\|") if comment else ""
-        rows.append(f"| `{f.name}` | `{f.type}` | {about} |".replace(" | None`", " \\| None`"))
+        rows.append(
+            f"| `{f.name}` | `{shown(f.type)}` | {about} |".replace(" | None`", " \\| None`")
+        )
     return "\n".join(rows)
 
 
@@ -184,11 +192,9 @@ def of_class(name: str, kind: type) -> list[str]:
     for own, value in members(kind).items():
         doc = markdown(inspect.getdoc(value))
         if isinstance(value, property):
-            title = f"{own}: {inspect.signature(value.fget).return_annotation}"
+            title = f"{own}: {shown(inspect.signature(value.fget).return_annotation)}"
         else:
-            title = (
-                signature(own, getattr(kind, own)).replace("(self, ", "(").replace("(self)", "()")
-            )
+            title = signature(own, getattr(kind, own), method=True)
         parts.append(f"- `{title}`\n\n{textwrap.indent(doc, '  ')}")
     return parts
 
@@ -202,8 +208,8 @@ def api_page(topic: str) -> str:
         if inspect.isclass(thing):
             parts += of_class(name, thing)
         else:
-            shown = signature(f"entk.{name}", thing)
-            parts += [f"```python\n{shown}\n```", markdown(thing.__doc__)]
+            head = signature(f"entk.{name}", thing)
+            parts += [f"```python\n{head}\n```", markdown(thing.__doc__)]
     return "\n\n".join(parts) + "\n"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -133,10 +133,13 @@ class Engine:
             backend.by_strategy[strategy](left, right, out, self.plan.outputs, lower=lower)
         return out
 
-    def tiles(self, wanted: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int, Tile]]:
-        """The wanted tiles (i, j, tile)."""
+    def tiles(
+        self, wanted: Iterable[tuple[int, int]], pause: Callable[[], None] = lambda: None
+    ) -> Iterator[tuple[int, int, Tile]]:
+        """The wanted tiles (i, j, tile); `pause` is called before a long time without any."""
         for rows, todo in self._panels(wanted):
             if self.plan.parts > 1:
+                pause()
                 yield from self._in_parts(rows, todo)
                 continue
             for i, j, a, b in self._panel(rows, todo):

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from entk.errors import InputError
@@ -27,8 +28,8 @@ class SpectralDensity:
         size      rows of the kernel
     """
 
-    nodes: Tensor
-    weights: Tensor
+    nodes: Float64[Tensor, "probes steps"]
+    weights: Float64[Tensor, "probes steps"]
     size: int
 
     @property
@@ -44,7 +45,9 @@ class SpectralDensity:
         values = (self.weights * f(self.nodes)).sum(1)
         return _with_error(values, lambda t: t.item())
 
-    def smoothed(self, at: Tensor, width: float) -> tuple[Tensor, Tensor]:
+    def smoothed(
+        self, at: Float[Tensor, " T"], width: float
+    ) -> tuple[Float64[Tensor, " T"], Float64[Tensor, " T"]]:
         """The density convolved with a Gaussian of standard deviation `width`, at each of `at` [T],
         and its standard error, both [T]."""
         if not width > 0:

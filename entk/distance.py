@@ -7,6 +7,7 @@ from dataclasses import replace
 from itertools import combinations
 
 import torch
+from jaxtyping import Float64
 from torch import Tensor, nn
 
 from entk.assemble import WHOLE, Engine
@@ -75,7 +76,7 @@ def kernel_distance(
     return distance if distance > ROUNDING else 0.0
 
 
-def kernel_distance_matrix(kernels: Sequence[Kernel]) -> Tensor:
+def kernel_distance_matrix(kernels: Sequence[Kernel]) -> Float64[Tensor, "S S"]:
     """S[i,j] = kernel_distance(kernels[i], kernels[j]), [S, S] float64, exactly symmetric.
 
     Kernels are read band by band, each once, and a second time if some pair is closer than 1e-4.

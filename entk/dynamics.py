@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from entk.errors import InputError
@@ -26,18 +27,18 @@ class LinearisedPredictions:
         test    [T, M, O] or [T, M]; None without k_test
     """
 
-    train: Tensor
-    test: Tensor | None
+    train: Float[Tensor, "T N *O"]
+    test: Float[Tensor, "T M *O"] | None
 
 
 def linearised_predictions(
     k_train: Kernel,
-    y: Tensor,
-    times: Tensor | Sequence[float],
+    y: Shaped[Tensor, " N *O"],
+    times: Shaped[Tensor, " T"] | Sequence[float],
     *,
     k_test: Kernel | None = None,
-    f0: Tensor | None = None,
-    f0_test: Tensor | None = None,
+    f0: Shaped[Tensor, " N *O"] | None = None,
+    f0_test: Shaped[Tensor, " M *O"] | None = None,
     flow: str = "gradient_flow",
     learning_rate: float = 1.0,
     momentum: float = 0.0,

@@ -15,9 +15,13 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 OUTPUTS = ("all", "diagonal", "trace", "sum")
+
+# a kernel: of "all" outputs, of the "diagonal", of the "trace" or "sum"
+NTK = Float[Tensor, "N O M O"] | Float[Tensor, "O N M"] | Float[Tensor, "N M"]
 
 
 class Factors(NamedTuple):

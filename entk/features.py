@@ -138,6 +138,9 @@ class _Collected:
             return
         s, role, to_rows = self.factors[i]
         depth = min(self.chunk, self.found.outputs) if to_rows else self.found.outputs
+        if depth == 1:  # nothing to stack
+            self._take_alone(s, o, i, g[:, None], role, to_rows)
+            return
         if i not in self.stacks:
             self.stacks[i] = pages.empty((len(g), depth, *g.shape[1:]), g)
         self.stacks[i][:, o % depth] = g
@@ -147,6 +150,13 @@ class _Collected:
             self._add_factors(s, start, factors, call, role)
             if o == self.found.outputs - 1:
                 del self.stacks[i]
+
+    def _take_alone(self, s: Served, o: int, i: int, g: Tensor, role: str, to_rows: bool) -> None:
+        if to_rows:
+            factors = self.calls[i].factors(role, self.found.layouts[i], g)
+            self._add_factors(s, o, factors, self.calls[i], role)
+        else:
+            self.stacks[i] = g
 
     def finish(self, o: int) -> None:
         """All calls have given their gradient of output o."""

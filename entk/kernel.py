@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from entk.assemble import WHOLE, Engine, layer_name
 from entk.errors import InputError
-from entk.factors import Factors, place, transposed
+from entk.factors import NTK, Factors, place, transposed
 from entk.features import capture_block
 from entk.inputs import check_outputs
 from entk.models import Params
@@ -79,7 +80,7 @@ def ntk(
     sketch: int | None = None,
     seed: int = 0,
     progress: bool | Callable[[int, int], None] = False,
-) -> Tensor | dict[str, Tensor]:
+) -> NTK | dict[str, NTK]:
     """The empirical neural tangent kernel of `model` between the samples of x and of z.
 
     It is exact unless `sketch` asks for an estimate.
@@ -200,7 +201,7 @@ def jacobian(
     outputs: str = "all",
     params: Params = None,
     select: Select | None = None,
-) -> dict[str, Tensor]:
+) -> dict[str, Float[Tensor, "N O *parameter"] | Float[Tensor, " N *parameter"]]:
     """Per-sample Jacobians {parameter name: J [N, O, *shape]}, J[n,o] = d f_o(x_n) / d w.
 
     outputs="sum" gives the gradients of the summed outputs, [N, *shape]. Unused parameters get

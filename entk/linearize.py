@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
@@ -65,7 +66,7 @@ class LinearizedModel(nn.Module):
         # in a tuple: not a submodule, whose parameters would be counted again
         self._model = (shell_of(model),)
 
-    def forward(self, *args, **kwargs) -> Tensor:
+    def forward(self, *args, **kwargs) -> Float[Tensor, " N *outputs"]:
         """f_lin at what the model takes: one tensor of outputs, as `ntk` sees them."""
         origin = dict(self._origin.named_buffers())
         now = dict(self.named_parameters())

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from entk.capture import check_finite, check_state, saved_storages
@@ -17,7 +18,7 @@ from entk.precision import computing
 from entk.recorder import Recorder
 from entk.samples import Input, Samples, Select, as_samples, map_tensors
 from entk.soundness import check_checkpoints, check_independence, several_of
-from entk.tangent import Linearization, Tensors, choose_mode, shell_of
+from entk.tangent import Linearization, choose_mode, shell_of
 from entk.tiling import available_memory
 
 LARGEST = 256  # samples of a batch that nobody chose: more are no faster
@@ -135,7 +136,9 @@ class NTKOperator:
         """The transposed kernel, of z and x."""
         return self if self.symmetric else replace(self, x=self.z, z=self.x)
 
-    def __matmul__(self, v: Tensor | np.ndarray) -> Tensor | np.ndarray:
+    def __matmul__(
+        self, v: Float[Tensor, " MO *k"] | Shaped[np.ndarray, " MO *k"]
+    ) -> Float[Tensor, " NO *k"] | Float[np.ndarray, " NO *k"]:
         """K v, as a tensor or an array like v. Raises InputError if v does not fit."""
         columns = self._columns(v, self.shape[1])
         with torch.no_grad():
@@ -143,7 +146,9 @@ class NTKOperator:
         out = out if len(v.shape) == 2 else out[:, 0]
         return out if isinstance(v, Tensor) else out.cpu().numpy()
 
-    def jacobian_transpose(self, w: Tensor | np.ndarray) -> Tensors:
+    def jacobian_transpose(
+        self, w: Float[Tensor, " NO *k"] | Shaped[np.ndarray, " NO *k"]
+    ) -> dict[str, Float[Tensor, "*k_and_shape"]]:
         """J(x)ᵀ w = Σ w[n*O+o] J[n,o]: {parameter: [*shape]} for w [N*O], [k, *shape] for [N*O, k].
 
         That of z is `K.T.jacobian_transpose`.
@@ -151,7 +156,9 @@ class NTKOperator:
         found = self.linear.transposed(self.x, self._columns(w, self.shape[0]))
         return found if len(w.shape) == 2 else {name: t[0] for name, t in found.items()}
 
-    def jacobian_product(self, u: Mapping[str, Tensor]) -> Tensor:
+    def jacobian_product(
+        self, u: Mapping[str, Float[Tensor, "*k_and_shape"]]
+    ) -> Float[Tensor, " NO *k"]:
         """J(x) u, the change of all outputs along u: [N*O] for u {parameter: [*shape]}, [N*O, k]
         for {parameter: [k, *shape]}. That of z is `K.T.jacobian_product`."""
         single = self._check_direction(u)

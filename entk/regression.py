@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from entk.errors import InputError
@@ -22,13 +23,17 @@ class KernelRegression:
         test    K_test dual, [M, O], or [M] if y is [N]; None without k_test
     """
 
-    dual: Tensor
-    train: Tensor
-    test: Tensor | None
+    dual: Float[Tensor, " N *O"]
+    train: Float[Tensor, " N *O"]
+    test: Float[Tensor, " M *O"] | None
 
 
 def kernel_regression(
-    k_train: Kernel, y: Tensor, k_test: Kernel | None = None, *, ridge: float = 0.0
+    k_train: Kernel,
+    y: Shaped[Tensor, " N *O"],
+    k_test: Kernel | None = None,
+    *,
+    ridge: float = 0.0,
 ) -> KernelRegression:
     """f = K_test (K_train + ridge I)⁻¹ y, by Cholesky decomposition in float64.
 

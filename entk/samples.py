@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Shaped
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from entk.errors import InputError
 
-Input = Tensor | Sequence[Any] | Mapping[str, Any]  # what a user passes as samples
+Input = Shaped[Tensor, "N ..."] | Sequence[Any] | Mapping[str, Any]  # what a user passes as samples
 Select = Callable[[Any], Any] | str | slice | Sequence[int]
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Shaped
 from torch import Tensor
 
 from entk.errors import InputError, UndefinedDistanceError
@@ -17,7 +18,7 @@ from entk.store import BAND
 EPS = torch.finfo(torch.float64).eps
 
 
-def alignment(kernel: Kernel, labels: Tensor, *, centred: bool = True) -> float:
+def alignment(kernel: Kernel, labels: Shaped[Tensor, " N *O"], *, centred: bool = True) -> float:
     """Kernel-target alignment A = <K, Y Y'> / (|K| |Y Y'|), Frobenius, summed in float64.
 
     For a kernel [N, N] and targets Y [N, O], Y Y' is [N, N]; for a full kernel [N, O, N, O] (or

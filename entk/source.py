@@ -9,12 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from entk.errors import InputError, UndefinedDistanceError
 from entk.store import BAND, KernelFile, block_indices, open_kernel
 
-Kernel = Tensor | np.ndarray | KernelFile | str | PathLike
+Kernel = Float[Tensor, "..."] | Float[np.ndarray, "..."] | KernelFile | str | PathLike
 
 Index = tuple[slice, ...]
 

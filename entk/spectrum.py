@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from jaxtyping import Float64
 from torch import Tensor
 
 from entk.errors import BackendUnavailableError, InputError
@@ -20,7 +21,9 @@ DENSE = 2048  # rows up to which "auto" takes all eigenvalues rather than iterat
 Product = Callable[[Tensor], Tensor]
 
 
-def spectrum(kernel: Kernel | NTKOperator, *, k: int | None = None, method: str = "auto") -> Tensor:
+def spectrum(
+    kernel: Kernel | NTKOperator, *, k: int | None = None, method: str = "auto"
+) -> Float64[Tensor, "*O N"]:
     """Eigenvalues of a symmetric kernel in descending order, in float64 on the kernel's device.
 
         [N, N]            -> [N]         [N, O, N, O] -> [N*O], of the matrix [N*O, N*O]
@@ -70,7 +73,7 @@ def spectrum(kernel: Kernel | NTKOperator, *, k: int | None = None, method: str 
     return values if len(kernel.shape) == 3 else values[0]
 
 
-def effective_rank(kernel: Kernel | Tensor, kind: str = "entropy") -> Tensor:
+def effective_rank(kernel: Kernel, kind: str = "entropy") -> Float64[Tensor, "*O"]:
     """How many eigenvalues matter, between 1 and N; float64, no axes ([O] for [O, N, N]).
 
         "entropy"        exp(-Σ p log p), p = λ / Σ λ

@@ -11,9 +11,11 @@ from pathlib import Path
 import h5py
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from entk.errors import KernelFileError
+from entk.factors import NTK
 from entk.plan import Plan
 
 FORMAT = "entk-kernel-1"
@@ -88,13 +90,13 @@ class KernelFile:
         """Names of the per-layer kernels, if it was written with by_layer=True."""
         return tuple(self.provenance["layers"])
 
-    def layer(self, name: str) -> Tensor:
+    def layer(self, name: str) -> NTK:
         """The whole kernel of one layer, in the shape of the file's."""
         if name not in self.layers:
             raise KernelFileError(f"{self.path} has no layer {name!r}, only {self.layers}")
         return self._read(f"layers/{name}", ())
 
-    def __getitem__(self, index) -> Tensor:
+    def __getitem__(self, index) -> Float[Tensor, "..."]:
         """A part of the kernel, by slices or numbers as HDF5 takes them, on the CPU."""
         return self._read("kernel", index)
 
@@ -106,7 +108,7 @@ class KernelFile:
                 f"{self.path} is damaged ({error}); delete it and write it again"
             ) from error
 
-    def blocks(self) -> Iterator[tuple[tuple[slice, ...], Tensor]]:
+    def blocks(self) -> Iterator[tuple[tuple[slice, ...], Float[Tensor, "..."]]]:
         """(index, part) over the whole kernel, each part of the file read once."""
         for index in block_indices(self.shape, self.chunks, BAND):
             yield index, self[index]

@@ -20,7 +20,7 @@ TILE_ROWS = 640  # N*O of a tile: products run near their peak
 NARROWEST = 4 * 192  # parameters of the narrowest strip, as in csrc/gram.cpp
 OVERHEAD = 4  # samples that one more pass through the model costs beside its own
 PASS = 2  # multiply-adds of a large product in the time of one of a pass
-SMALL = 40  # rows of a tile whose products take twice the time of large ones
+SMALL = 10  # rows of a tile whose products take twice the time of large ones
 SEGMENT = 8  # panels along the columns that are open at once where outputs come in parts
 RESERVE = 0.25  # share of the budget left to allocators and library scratch
 
@@ -188,7 +188,7 @@ def _work(
     passes = 1 + cost.outputs + math.ceil(cost.outputs / t.chunk)  # a round has its price too
     samples = t.block + OVERHEAD * math.ceil(t.block / t.batch)
     captured = captures(counts, t.keep, square, t.parts) * samples * t.parts
-    slowness = 1 + (SMALL / (t.block * cost.rows)) ** 1.5
+    slowness = 1 + SMALL / (t.block * cost.rows)
     return captured * passes * cost.work * PASS + products * slowness
 
 

@@ -9,6 +9,7 @@ from os import PathLike
 
 import numpy as np
 import torch
+from jaxtyping import Float64
 from torch import Tensor, nn
 
 from entk.assemble import WHOLE, Engine
@@ -41,7 +42,7 @@ def trajectory_distances(
     seed: int = 0,
     scratch: str | PathLike | None = None,
     progress: bool | Callable[[int, int], None] = False,
-) -> Tensor:
+) -> Float64[Tensor, "S S"]:
     """S[s,t] = kernel_distance of the kernels in states s and t, [S, S] float64, on the CPU.
 
     `states` are state dicts of `model` (of a function: dicts like `params`), which itself is left

@@ -101,7 +101,7 @@ def write_ntk(
     missing = [tile for tile in plan.tiles() if tile not in store.done]
     with store, Progress(progress, len(list(plan.tiles())), "write_ntk") as bar:
         bar.advance(len(store.done))
-        for i, j, tile in engine.tiles(missing):
+        for i, j, tile in engine.tiles(missing, pause=store.flush):
             store.add(i, j, tile)
             bar.advance()
     store.finish(plan, engine.groups)

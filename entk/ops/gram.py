@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from jaxtyping import Float
 from torch import Tensor
 
-from entk.factors import Factors
+from entk.factors import NTK, Factors
 
 LONG = 1 << 16  # entries in one sum: BLAS adds its blocks up in a chain, whose rounding grows
 STRIP = 256  # rows of the lower triangle done at once: 640 x 640 then costs 68 % of the square
 
 
 def gram(
-    j: Tensor,
-    k: Tensor,
-    out: Tensor,
+    j: Float[Tensor, "N O P"],
+    k: Float[Tensor, "M O P"],
+    out: NTK,
     outputs: str,
     *,
     lower: bool = False,

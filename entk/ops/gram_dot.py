@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from entk.errors import BackendUnavailableError, InputError
@@ -18,7 +19,9 @@ def gram_dot_torch(a: Tensor, b: Tensor) -> Tensor:
     return torch.stack([(a * b).sum(), (a * a).sum(), (b * b).sum()])
 
 
-def gram_dot(a: Tensor, b: Tensor, backend: str = "auto") -> Tensor:
+def gram_dot(
+    a: Float[Tensor, "R C"], b: Float[Tensor, "R C"], backend: str = "auto"
+) -> Float64[Tensor, "3"]:
     """As `gram_dot_torch`, by the first backend that can serve: native (one pass), else torch.
 
     Bits of native and triton depend on shape and strides alone, not on threads; torch promises no

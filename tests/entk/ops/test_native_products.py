@@ -242,3 +242,48 @@ print(out.double().sum().item().hex(), native._native.borrowed())
     assert found["own"][1] == "False"
     if sys.platform == "linux":
         assert found["borrowed"][1] == "True"
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("lower", [False, True])
+@pytest.mark.parametrize("outputs", OUTPUTS)
+@pytest.mark.parametrize(("n", "m"), [(1, 1), (4, 3), (6, 11), (16, 31), (64, 64), (65, 3)])
+def test_few_rows_of_great_depth(n, m, outputs, lower, dtype):
+    """Threads share the depth of a product of at most 64 rows and columns."""
+    torch.manual_seed(0)
+    o = 1 if outputs in ("all", "sum") else 3
+    j = torch.randn(n, o, 8195, dtype=dtype)
+    k = j if lower else torch.randn(m, o, 8195, dtype=dtype)
+    start = torch.randn(kernel_shape(n, len(k), o, outputs), dtype=dtype)
+    truth, reference, found = start.double(), start.clone(), start.clone()
+    gram(j.double(), k.double(), truth, outputs, lower=lower)
+    gram(j, k, reference, outputs, lower=lower)
+    native.gram_native(j, k, found, outputs, lower=lower)
+    if lower:
+        truth, reference, found = (triangle(t, outputs) for t in (truth, reference, found))
+    assert tolerance.error(found, truth) <= limit(reference, truth)
+
+
+@pytest.mark.parametrize("n", [4, 66])
+def test_long_sums_do_not_drift(n):
+    """Added up in one chain of blocks, sums of positive numbers are off by 2e-6 here."""
+    torch.manual_seed(0)
+    j = torch.rand(n, 1, 40_000_000 // n)
+    truth = torch.zeros(n, n, dtype=torch.float64)
+    for part in j.split(1 << 16, 2):
+        gram(part.double(), part.double(), truth, "trace")
+    found = torch.zeros(n, n)
+    native.gram_native(j, j, found, "trace")
+    assert ((found - truth).abs().max() / truth.max()).item() < 5e-7
+
+
+@pytest.mark.parametrize(("n", "o", "channels"), [(4, 10, 256), (66, 2, 128)])
+@pytest.mark.parametrize("outputs", ["all", "diagonal", "trace"])
+def test_long_sums_of_fused_rows_do_not_drift(n, o, channels, outputs):
+    torch.manual_seed(0)
+    x = Factors(torch.rand(n, 1, 9 * channels, 2), torch.rand(n, o, 1, channels, 2))
+    truth = torch.zeros(kernel_shape(n, n, o, outputs), dtype=torch.float64)
+    pairs_gram(double(x), double(x), truth, outputs)
+    found = torch.zeros(truth.shape)
+    native.fused_gram_native(x, x, found, outputs)
+    assert ((found - truth).abs().max() / truth.max()).item() < 5e-7

@@ -87,12 +87,13 @@ def write(path: Path, rows: list[dict]) -> None:
 
 
 MARKS = re.compile(r"(<!-- benchmarks:begin -->).*(<!-- benchmarks:end -->)", re.S)
+SLOW = re.compile(r"(<!-- slow-pages:begin -->).*(<!-- slow-pages:end -->)", re.S)
 
 
-def read() -> dict[str, dict[str, dict]]:
-    """{case: {way: row}} of results/ntk.csv, in its order."""
+def read(name: str = "ntk") -> dict[str, dict[str, dict]]:
+    """{case: {way: row}} of results/ntk.csv or another of its kind, in its order."""
     found: dict[str, dict[str, dict]] = {}
-    with (RESULTS / "ntk.csv").open(newline="") as file:
+    with (RESULTS / f"{name}.csv").open(newline="") as file:
         for row in csv.DictReader(file):
             found.setdefault(row["case"], {})[row["way"]] = row
     return found
@@ -260,7 +261,10 @@ def main() -> None:
     plot_scaling(cases, ROOT / "docs" / "scaling.svg")
     page = ROOT / "docs" / "benchmarks.md"
     text = f"\n{where(cases)}\n\n{headline(cases)}\n\nEvery way:\n\n{markdown(cases)}\n"
-    page.write_text(MARKS.sub(lambda m: f"{m[1]}\n{text}{m[2]}", page.read_text()))
+    written = MARKS.sub(lambda m: f"{m[1]}\n{text}{m[2]}", page.read_text())
+    slow = read("ntk-slow-pages")
+    text_slow = f"\n{where(slow)}\n\n{headline(slow)}\n"
+    page.write_text(SLOW.sub(lambda m: f"{m[1]}\n{text_slow}{m[2]}", written))
     readme = ROOT / "README.md"
     short = {str(case): cases[str(case)] for case in SHORT if str(case) in cases}
     text = f"\n{headline(short)}\n\n({where(short)}; `make bench`)\n"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import combinations
 
@@ -91,6 +91,8 @@ def kernel_distance_matrix(kernels: Sequence[Kernel]) -> Float64[Tensor, "S S"]:
             [0., 0., 1.],
             [1., 1., 0.]], dtype=torch.float64)
     """
+    if not isinstance(kernels, Iterable) or isinstance(kernels, str):
+        raise InputError(f"kernels is {type(kernels).__name__}, expected a list of kernels")
     sources = [Source(k, f"number {i}'s") for i, k in enumerate(kernels)]
     if not sources:
         raise InputError("kernels is empty, expected at least one kernel")

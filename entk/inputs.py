@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from os import PathLike
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +19,18 @@ DTYPES = (torch.float32, torch.float64)
 def check_outputs(outputs: str, allowed: tuple[str, ...] = OUTPUTS) -> None:
     if outputs not in allowed:
         raise InputError(f"outputs={outputs!r}, expected one of {allowed}")
+
+
+def check_flags(**flags: bool) -> None:
+    for name, value in flags.items():
+        if not isinstance(value, bool):
+            raise InputError(f"{name}={value!r}, expected True or False")
+
+
+def as_path(path: str | PathLike) -> Path:
+    if not isinstance(path, (str, PathLike)):
+        raise InputError(f"path={path!r}, expected a string or a pathlib.Path")
+    return Path(path)
 
 
 def parameter_names(model: nn.Module, params: Iterable[str] | None) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from entk.assemble import WHOLE, Engine, layer_name
 from entk.errors import InputError
 from entk.factors import NTK, Factors, place, transposed
 from entk.features import capture_block
-from entk.inputs import check_outputs
+from entk.inputs import check_flags, check_outputs
 from entk.models import Params
 from entk.plan import Plan
 from entk.precision import computing
@@ -56,6 +56,7 @@ def plan_ntk(
     >>> [(layer.name, layer.rule) for layer in plan.layers]
     [('weight', 'linear'), ('bias', 'linear')]
     """
+    check_flags(by_layer=by_layer)
     target = prepare(model, x, z, outputs, params, select, strict)
     options = {"memory": memory, "block": block, "strategy": strategy, "rates": rates}
     options |= {"backend": backend, "precision": precision, "copies": copies(target, by_layer)}
@@ -130,6 +131,7 @@ def ntk(
     >>> entk.ntk(model, torch.randn(4, 3)).shape
     torch.Size([4, 2, 4, 2])
     """
+    check_flags(by_layer=by_layer)
     target = prepare(model, x, z, outputs, params, select, strict)
     projections = check_sketch(sketch, seed)
     if plan is None:
@@ -182,6 +184,7 @@ def sketch_error(
     >>> entk.sketch_error(model, x, sketch=4096) < 0.1
     True
     """
+    check_flags(by_layer=by_layer)
     target = prepare(model, x, z, outputs, params, select)
     options = {"memory": memory, "backend": backend, "rates": rates, "streamed": True}
     options |= {"copies": copies(target, by_layer), "sketch": check_sketch(sketch, seed)}

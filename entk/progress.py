@@ -6,11 +6,15 @@ import sys
 import time
 from collections.abc import Callable
 
+from entk.errors import InputError
+
 
 class Progress:
     """Counts steps; `show` is False, True (a line on stderr if it is a terminal) or a function."""
 
     def __init__(self, show: bool | Callable[[int, int], None], total: int, label: str):
+        if not (isinstance(show, bool) or callable(show)):
+            raise InputError(f"progress={show!r}, expected True, False or a function(done, total)")
         self.report = show if callable(show) else None
         self.line = show is True and sys.stderr.isatty()
         self.total, self.label, self.done = total, label, 0

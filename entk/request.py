@@ -13,7 +13,13 @@ from torch import Tensor, nn
 from entk.capture import check_state
 from entk.errors import InputError, UnsupportedModelError
 from entk.factors import kernel_shape
-from entk.inputs import check_outputs, check_samples, first_parameter, parameter_names
+from entk.inputs import (
+    check_flags,
+    check_outputs,
+    check_samples,
+    first_parameter,
+    parameter_names,
+)
 from entk.models import Params, as_module
 from entk.ops import choose_backend
 from entk.plan import Job, Plan, layer_costs, parse_bytes, product_cost
@@ -65,6 +71,7 @@ def prepare(
     """Check every argument and look at the model; nothing of the kernel is computed yet."""
     model, params = as_module(model, params, select)
     check_outputs(outputs)
+    check_flags(strict=strict)
     names = parameter_names(model, params)
     x, z = as_samples(x, "x"), None if z is None else as_samples(z, "z")
     check_samples(first_parameter(model, names), x, z)

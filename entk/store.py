@@ -16,6 +16,7 @@ from torch import Tensor
 
 from entk.errors import KernelFileError
 from entk.factors import NTK
+from entk.inputs import as_path
 from entk.plan import Plan
 
 FORMAT = "entk-kernel-1"
@@ -47,7 +48,7 @@ class KernelFile:
     """
 
     def __init__(self, path: str | PathLike):
-        self.path = Path(path)
+        self.path = as_path(path)
         if not self.path.is_file():
             unfinished = parts_folder(self.path).is_dir()
             hint = "call write_ntk again to finish it" if unfinished else "check the path"

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from entk.assemble import WHOLE, Engine
 from entk.distance import PIECE, distances_of
 from entk.errors import InputError
+from entk.inputs import as_path
 from entk.models import Functional, Params, as_module
 from entk.progress import Progress
 from entk.rates import Rates
@@ -65,8 +66,12 @@ def trajectory_distances(
     >>> entk.trajectory_distances(model, states, torch.randn(4, 3)).abs().max().item()
     0.0
     """
+    if not isinstance(states, Sequence) or not all(isinstance(s, Mapping) for s in states):
+        raise InputError(f"states is {type(states).__name__}, expected a list of state dicts")
     if len(states) == 0:
         raise InputError("states is empty, expected at least one state dict")
+    if scratch is not None and not as_path(scratch).is_dir():
+        raise InputError(f"the folder scratch={str(scratch)!r} does not exist; create it first")
     if not isinstance(model, nn.Module):
         model, params = as_module(model, params, None)
     model = copy.deepcopy(model)

@@ -6,13 +6,13 @@ import hashlib
 import shutil
 from collections.abc import Callable
 from os import PathLike
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from entk.assemble import Engine
 from entk.errors import InputError, ResumeError
+from entk.inputs import as_path, check_flags
 from entk.kernel import copies
 from entk.models import Params, describe, inner
 from entk.ops import choose_backend
@@ -68,7 +68,8 @@ def write_ntk(
     ...         file.shape
     (8, 8)
     """
-    path = Path(path)
+    path = as_path(path)
+    check_flags(by_layer=by_layer, resume=resume)
     if not path.parent.is_dir():
         raise InputError(f"the folder {path.parent} does not exist; create it first")
     target = prepare(model, x, z, outputs, params, select, strict)

@@ -15,8 +15,8 @@ LONGEST = 300
 
 # A module of entk imports from lower floors only; the files of ops/ and rules/ know each other.
 FLOORS = (
-    ("errors", "factors", "pages", "progress"),
-    ("ops", "rules", "samples"),
+    ("errors", "factors", "pages"),
+    ("ops", "progress", "rules", "samples"),
     ("derived", "inputs", "models"),
     ("backends", "capture", "precision"),
     ("recorder",),

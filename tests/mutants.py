@@ -13,6 +13,9 @@ class Mutant(NamedTuple):
     tests: tuple[str, ...]
 
 
+TILING = "tests/entk/test_tiling.py"
+
+
 def exact(case: str, outputs: str = "all", strategy: str = "rows") -> str:
     return f"tests/entk/test_ntk.py::test_float64[{case}-{outputs}-{strategy}]"
 
@@ -121,7 +124,11 @@ MUTANTS = tuple(
         ("features", "a sketch forgets what has no rule", "block.project(name, j, 0)", "block.project(name, 0 * j, 0)", f"{SKETCHED}[raw_matmul-True]", f"{SKETCHED}[bilinear-True]"),
         ("assemble", "the samples x stand for z", "x, z = self.target.x, self.target.z", "x, z = self.target.x, self.target.z\n        z = None if z is None else x[: len(z)]", exact("mlp")),
         ("assemble", "the tile of a block with itself is not mirrored", "if lower:\n                    mirror(", "if False:\n                    mirror(", exact("conv2d", strategy="pairs")),
-        ("assemble", "the first tile of each row is thought to be square", "lower=a is b)", "lower=i == j)", exact("mlp")),
+        ("assemble", "the first tile of each row is thought to be square", "yield i, j, self.tile(a, b, lower=a is b)", "yield i, j, self.tile(a, b, lower=i == j)", exact("mlp")),
+        ("assemble", "the last part of the outputs counts", "whole[group][0] += t", "whole[group][0] = t", f"{TILING}::test_outputs_in_parts[2-trace-mlp]"),
+        ("assemble", "parts of a diagonal are side by side the wrong way", "torch.cat(parts) for group", "torch.cat(parts[::-1]) for group", f"{TILING}::test_outputs_in_parts[2-diagonal-mlp]"),
+        ("assemble", "of the passes of a block the first one counts", "join([each.pop(name) for each in made])", "join([made[0][name] for _ in made])", f"{TILING}::test_passes_smaller_than_tiles[all-rows-mlp]"),
+        ("features", "factors of the first pass come last", "for each in (first, *self.more)]", "for each in (*self.more, first)]", f"{TILING}::test_passes_smaller_than_tiles[all-pairs-mlp]"),
         ("assemble", "the last column of blocks is dropped", "for j in sorted({j for _, j in todo}):", "for j in sorted({j for _, j in todo})[:-1]:", exact("mlp")),
         ("assemble", "of the small parameters the first one counts", "small = [torch.cat(small, 2)]", "small = small[:1]", exact("mlp")),
         ("kernel", "the last tile is dropped", "in engine.tiles(wanted):", "in engine.tiles(wanted[:-1]):", exact("mlp")),

@@ -59,9 +59,9 @@ def test_import_is_as_fast_as_torch_itself():
     assert min(float(python(program)) for _ in range(3)) <= 0.3
 
 
-def test_import_loads_torch_numpy_and_h5py_only():
+def test_import_loads_what_signatures_and_arrays_need_only():
     program = """
-import sys, torch, numpy, h5py
+import sys, torch, numpy, h5py, jaxtyping
 before = {name.split(".")[0] for name in sys.modules}
 import entk
 print(*{name.split(".")[0] for name in sys.modules} - before - sys.stdlib_module_names)

@@ -66,7 +66,8 @@ def trajectory_distances(
     >>> entk.trajectory_distances(model, states, torch.randn(4, 3)).abs().max().item()
     0.0
     """
-    if not isinstance(states, Sequence) or not all(isinstance(s, Mapping) for s in states):
+    listed = hasattr(states, "__len__") and hasattr(states, "__getitem__")  # may load when asked
+    if not listed or isinstance(states, (Mapping, str)):
         raise InputError(f"states is {type(states).__name__}, expected a list of state dicts")
     if len(states) == 0:
         raise InputError("states is empty, expected at least one state dict")

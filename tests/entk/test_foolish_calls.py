@@ -24,7 +24,10 @@ CALLS = {
     "resume": (lambda: entk.write_ntk("k.h5", MODEL, X, resume="no"), "resume='no', expected"),
     "progress": (lambda: entk.ntk(MODEL, X, progress=3), "progress=3, expected True, False or a"),
     "no states": (lambda: entk.trajectory_distances(MODEL, None, X), "states is NoneType"),
-    "states of None": (lambda: entk.trajectory_distances(MODEL, [None], X), "states is list"),
+    "states of None": (
+        lambda: entk.trajectory_distances(MODEL, [None], X),
+        "state 0 does not fit the model",
+    ),
     "one state": (lambda: entk.trajectory_distances(MODEL, STATE, X), "expected a list of state"),
     "scratch": (
         lambda: entk.trajectory_distances(MODEL, [STATE], X, scratch="/nowhere/to/be"),

@@ -109,7 +109,7 @@ def test_the_model_is_left_alone_and_states_may_be_loaded_late(model, states):
 
 
 def test_scratch_space_is_used_and_given_back(model, states, tmp_path):
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(entk.InputError, match="does not exist; create it first"):
         entk.trajectory_distances(model, states, samples(3), scratch=tmp_path / "none")
     entk.trajectory_distances(model, states, samples(3), scratch=tmp_path)
     assert list(tmp_path.iterdir()) == []

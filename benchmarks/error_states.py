@@ -14,6 +14,7 @@ from twophase import data as datasets
 from twophase import seeds, train
 from twophase.config import Config
 from twophase.errors import UserError
+from twophase.perturb import perturb
 from twophase.presets import PRESETS
 from twophase.rundir import RunDir
 
@@ -97,10 +98,9 @@ def states(
     )
     found = [State("last", last, 0.0)]
     found += [State(f"lag {k}", m, moved(last, m)) for k, m in zip(lags, models, strict=True)]
-    names = [f"model.{name}" for name, _ in last.named_parameters()]
     for size in sizes:
         scaled = configs.build(config.model_dump(mode="json"), [f"chaos.eps={size}"])
-        state = train.perturb(scaled, train.state_of(last, None), names, end, 1)
+        state = perturb(scaled, data, train.state_of(last, None), end, 1)
         twin = train.network(config, data, state)
         found.append(State(f"twin {size:.0e}", twin, moved(last, twin)))
     return found

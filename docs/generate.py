@@ -96,7 +96,7 @@ def config_page() -> str:
         "An unknown key, a value of another type or out of its range is an error.\n"
         "`--set training.steps=500` overrides a key; a run's own config.toml has every key."
     )
-    parts = ["# Configuration", NOTE.format("config.py or presets.py"), Config.__doc__, intro]
+    parts = ["# Configuration", NOTE.format("sections.py or presets.py"), Config.__doc__, intro]
     parts += ["## Top level", table("", Config)]
     for name, field in Config.model_fields.items():
         if is_section(field):

@@ -7,148 +7,15 @@ import tomllib
 from collections.abc import Sequence
 from itertools import combinations, pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from twophase.errors import UserError
-
-Arm = Literal["schedule", "constant"]
-Steps = tuple[Annotated[int, Field(ge=0)], ...]
-Count = Annotated[int, Field(ge=1)]
+from twophase.sections import Arm, Chaos, Cone, Data, Kernels, Linear, Model, Section, Training
 
 
-def _at_least_a_megabyte(value: str) -> str:
-    if float(value[:-2]) * {"MB": 1, "GB": 1000}[value[-2:]] < 1:
-        raise ValueError("a kernel needs more; at least 1MB")
-    return value
-
-
-Memory = Annotated[
-    str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(MB|GB)$"), AfterValidator(_at_least_a_megabyte)
-]
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
-        strict=True,
-        allow_inf_nan=False,
-        use_attribute_docstrings=True,  # docs/config.md is made of them
-    )
-
-
-class Data(_Section):
-    """Where samples come from and what is done to them."""
-
-    source: str = "digits"
-    """digits, cifar10, cifar100, mnist, a .npz file or an image folder"""
-    root: str = "data"
-    """where torchvision keeps its downloads"""
-    label_noise: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """share of training labels redrawn, uniformly over all classes"""
-    augment: Literal["none", "shift", "crop-flip"] = "none"
-    """what each sample goes through at each step; crop-flip mirrors half of them as well"""
-    pad: Count = 1
-    """pixels of the random shift or crop"""
-    train: Count | None = None
-    """use only so many training samples, a fixed random choice; left out: all"""
-    test: Count | None = None
-    """use only so many test samples"""
-
-
-class Model(_Section):
-    """Which network."""
-
-    name: Literal["mlp", "thin-resnet", "resnet20", "vgg16", "vgg16-dropout"] = "thin-resnet"
-    """resnet20 and vgg16 as in open_lth, vgg16-dropout as in torchvision"""
-    widths: tuple[Count, ...] = (16, 32, 64)
-    """hidden layers of mlp, stages of thin-resnet"""
-    blocks: Count = 1
-    """basic blocks per stage of thin-resnet"""
-    shortcut: Literal["projection", "pad"] = "projection"
-    """where a ResNet changes width: options B and A of He et al. 2015"""
-
-
-class Training(_Section):
-    """Stochastic gradient descent with momentum on the cross-entropy."""
-
-    steps: Count = 2000
-    """updates of the main run"""
-    batch: Count = 64
-    """samples per step; the last batch of an epoch may be short"""
-    rate: Annotated[float, Field(gt=0, le=1e38)] = 0.1  # float32 has to hold it
-    """learning rate"""
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    """of the optimiser"""
-    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
-    """on all parameters, as torch.optim.SGD has it"""
-    milestones: Steps = ()
-    """steps at which arm "schedule" multiplies the rate by gamma"""
-    gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
-    """factor of the rate at a milestone"""
-    save_every: Count = 1000
-    """steps that an interruption can cost at most"""
-
-
-class Chaos(_Section):
-    """Twins: perturb at t0, train on with the same noise, compare at t1."""
-
-    t0: Steps = (0, 100, 500, 1000)
-    """steps at which twins are perturbed"""
-    t1: Steps = ()
-    """steps at which they are compared; the last step is always among them"""
-    draws: Count = 2
-    """perturbed twins per t0, beside one control with eps = 0"""
-    eps: Annotated[float, Field(ge=0)] = 1e-7
-    """size of the perturbation, a Gaussian direction over all parameters"""
-    scale: Literal["total-l2", "per-coordinate", "relative"] = "total-l2"
-    """eps is its norm, the deviation of each entry, or its norm over that of the weights"""
-    alphas: Annotated[int, Field(ge=3)] = 11
-    """points on the straight line between two networks, ends included"""
-    baseline: Literal["linear", "mean", "raw"] = "linear"
-    """what a barrier is above: the line between the ends, their mean, or nothing"""
-    batchnorm: Literal["reestimate", "interpolate"] = "reestimate"
-    """statistics on that line: of the training set at each point, or between those of the ends"""
-
-
-class Kernels(_Section):
-    """The empirical tangent kernel of a fixed probe set at each step of a grid."""
-
-    probe: Count = 64
-    """training inputs in it, chosen by the seed and not augmented"""
-    outputs: Literal["all", "diagonal", "trace", "sum"] = "all"
-    """output mode, as in entk.ntk"""
-    steps: Annotated[Steps, Field(min_length=1)] = tuple(range(0, 2001, 250))
-    """steps at which the kernel is computed"""
-    memory: Memory = "1GB"
-    """budget of a kernel in each worker, at least 1MB"""
-
-
-class Cone(_Section):
-    """Which pairs of those kernels are followed."""
-
-    tau: Steps = (500, 1000)
-    """reference steps, each among kernels.steps"""
-    lags: tuple[Count, ...] = (250, 500)
-    """differences over which the turn of the kernel is measured, each between two kernels.steps"""
-
-
-class Linear(_Section):
-    """Switch to the linearised model at t and train on."""
-
-    switch: Steps = (0, 1000)
-    """steps t; 0 is the lazy run"""
-    arm: Arm = "schedule"
-    """whose checkpoints and rate are used"""
-    momentum: Literal["reset", "keep"] = "reset"
-    """what becomes of the momentum buffers at t"""
-    rate_factor: Annotated[float, Field(gt=0, le=1e38)] = 1.0
-    """factor of the rate after t"""
-
-
-class Config(_Section):
+class Config(Section):
     """A whole run. `twophase run CONFIG.toml` takes exactly these keys."""
 
     name: str = "run"
@@ -173,6 +40,7 @@ class Config(_Section):
             "training.milestones": (self.training.milestones, last),
             "chaos.t0": (self.chaos.t0, last - 1),
             "chaos.t1": (self.chaos.t1, last),
+            "chaos.horizons": (self.chaos.horizons, last),
             "kernels.steps": (self.kernels.steps, last),
             "cone.tau": (self.cone.tau, last),
             "cone.lags": (self.cone.lags, last),
@@ -208,10 +76,16 @@ class Config(_Section):
         """t1: steps at which twins are compared."""
         return tuple(sorted({*self.chaos.t1, self.training.steps}))
 
+    def compared(self, t0: int) -> tuple[int, ...]:
+        """Every t1 of the twins of t0."""
+        ends = {t0 + h for h in self.chaos.horizons if t0 + h <= self.training.steps}
+        return tuple(sorted({t1 for t1 in self.measured if t1 > t0} | ends))
+
     @property
     def checkpoints(self) -> tuple[int, ...]:
         """Steps whose full state the main run keeps."""
-        grids = (self.chaos.t0, self.measured, self.kernels.steps, self.linear.switch)
+        grids = [self.chaos.t0, self.measured, self.kernels.steps, self.linear.switch]
+        grids += [self.compared(t0) for t0 in self.chaos.t0]
         parting = self.training.milestones[:1]
         return tuple(sorted({0, *parting, *(s for grid in grids for s in grid)}))
 

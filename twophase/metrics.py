@@ -70,11 +70,6 @@ def reestimate(model: nn.Module, x: Tensor) -> None:
     model.eval()
 
 
-def disagreement(a: Tensor, b: Tensor) -> float:
-    """Share of samples on which two networks' logits [N, O] predict different classes."""
-    return (a.argmax(1) != b.argmax(1)).double().mean().item()
-
-
 @dataclass(frozen=True)
 class Path:
     """Scores along the straight line between two networks, at `alphas`."""

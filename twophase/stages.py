@@ -91,7 +91,7 @@ STAGES: dict[str, Stage] = {
     "chaos": Stage(
         lambda run: [
             *(run.twin(*job) for job in chaos.jobs(run.config)),
-            *(run.table(t) for t in ("chaos", "barrier")),
+            *(run.table(t) for t in chaos.TABLES),
         ],
         _parallel("chaos", chaos, _twin, chaos.follow),
         ("train",),

@@ -18,14 +18,17 @@ STAGE = {
     "train": "train",
     "chaos": "chaos",
     "barrier": "chaos",
+    "features": "chaos",
+    "growth": "chaos",
     "kernel": "kernels",
     "cone_matrix": "cone",
     "cone_reference": "cone",
     "cone_lagged": "cone",
     "linear": "linear",
 }
+OPTIONAL = ("growth",)  # empty unless the config asks for it
 ARMS = ("schedule", "constant")
-TEXT = ("arm", "kind", "diverged")
+TEXT = ("arm", "kind", "diverged", "layer")
 WHOLE = (
     "step",
     "t0",
@@ -51,7 +54,7 @@ def load(run: RunDir) -> tuple[Tables, list[str]]:
             continue
         lost: Counter = Counter()
         tables[name] = [_typed(name, row, lost) for row in run.load_table(name)]
-        if not tables[name]:
+        if not tables[name] and name not in OPTIONAL:
             warnings.append(f"{name}.csv has no rows.")
         if lost:
             columns = ", ".join(f"{column} ({n})" for column, n in sorted(lost.items()))

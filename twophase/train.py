@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable
 from dataclasses import asdict
@@ -99,10 +98,7 @@ def run_sgd(
         if f"momentum.{name}" in state:
             optimizer.state[p]["momentum_buffer"] = state[f"momentum.{name}"].clone()
     for step in range(start, stop):
-        rows = batch_indices(len(data.x_train), t.batch, config.seed, step)
-        x = augment(data.x_train[rows], config.data, config.seed, step)
-        torch.manual_seed(seeds.number(config.seed, "dropout", step))
-        loss = F.cross_entropy(model(x), data.y_train[rows])
+        loss = step_loss(model, config, data, step)
         if not math.isfinite(loss.item()):
             raise DivergedError(
                 f"training diverged: the loss is {loss.item()} at step {step} with rate "
@@ -115,6 +111,14 @@ def run_sgd(
         yield step + 1, optimizer
     if not all(p.isfinite().all() for p in model.parameters()):
         raise DivergedError(f"training diverged: weights overflowed by step {stop}")
+
+
+def step_loss(model: nn.Module, config: Config, data: Dataset, step: int) -> Tensor:
+    """The loss that leads from `step` to the next: its batch, augmented, and its masks."""
+    rows = batch_indices(len(data.x_train), config.training.batch, config.seed, step)
+    x = augment(data.x_train[rows], config.data, config.seed, step)
+    torch.manual_seed(seeds.number(config.seed, "dropout", step))
+    return F.cross_entropy(model(x), data.y_train[rows])
 
 
 def scores(model: nn.Module, data: Dataset) -> dict[str, float]:
@@ -201,21 +205,3 @@ def latest(run: RunDir, arm: str) -> tuple[int, Path]:
     missing = min((s for s, file in grid.items() if not file.exists()), default=t.steps + 1)
     files = {s: run.halfway(arm, s) for s in range(t.save_every, t.steps, t.save_every)} | grid
     return max((s, file) for s, file in files.items() if s < missing and file.exists())
-
-
-def perturb(config: Config, state: State, names: list[str], t0: int, draw: int) -> State:
-    """The state with eps times a Gaussian direction added to its parameters; draw 0 adds nothing.
-
-    "total-l2": |eps| over all parameters; "per-coordinate": standard deviation of each;
-    "relative": |eps| over the parameters' own norm.
-    """
-    if draw == 0:
-        return copy.deepcopy(state)
-    generator = seeds.generator(config.seed, "perturb", t0, draw)
-    noise = {n: torch.randn(state[n].shape, generator=generator).double() for n in names}
-    norm = math.sqrt(sum(v.square().sum().item() for v in noise.values()))
-    own = math.sqrt(sum(state[n].double().square().sum().item() for n in names))
-    scale = {"total-l2": 1 / norm, "per-coordinate": 1.0, "relative": own / norm}
-    size = config.chaos.eps * scale[config.chaos.scale]
-    moved = {n: (state[n].double() + size * noise[n]).to(state[n]) for n in names}
-    return {**state, **moved}

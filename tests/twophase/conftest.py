@@ -56,7 +56,8 @@ def values(samples):
         "data": {"source": str(samples), "label_noise": 0.2, "augment": "shift"},
         "model": {"widths": [3, 4]},
         "training": {"steps": 20, "batch": 16, "milestones": [12]},
-        "chaos": {"t0": [0, 6, 16], "t1": [8, 14], "draws": 1, "alphas": 3, "eps": 1e-3},
+        "chaos": {"t0": [0, 6, 16], "t1": [8, 14], "draws": 1, "alphas": 3, "eps": 1e-3}
+        | {"growth": 4, "align": "weights"},
         "kernels": {"steps": [0, 5, 10, 20], "probe": 5},
         "cone": {"tau": [0, 5], "lags": [5]},
         "linear": {"switch": [0, 10]},

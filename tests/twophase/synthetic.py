@@ -82,6 +82,12 @@ def _chaos(run: RunDir, effect: bool, generator: np.random.Generator) -> None:
                 paths += _path(run, arm, t0, draw, rows[-1]["loss_barrier_train"])
     run.save_table("chaos", chaos.COLUMNS, rows)
     run.save_table("barrier", chaos.PATH_COLUMNS, paths)
+    run.save_table("growth", chaos.TABLES["growth"], [])
+    key = ("arm", "t0", "t1", "draw", "kind")
+    layers = [
+        {**{k: r[k] for k in key}, "layer": "conv", "distance": r["feature_distance"]} for r in rows
+    ]
+    run.save_table("features", chaos.FEATURE_COLUMNS, layers)
 
 
 def _twin(run: RunDir, arm: str, i: int, t0: int, t1: int, draw: int, generator) -> dict:
@@ -103,6 +109,7 @@ def _twin(run: RunDir, arm: str, i: int, t0: int, t1: int, draw: int, generator)
         "error_barrier_train": b / 3,
         "error_barrier_test": b / 9,
         "kernel_distance": 2 * c if t1 == last else None,
+        "feature_distance": c,
     }
 
 

@@ -118,7 +118,7 @@ def test_status_shows_what_exists(twophase, finished, tmp_path, tiny):
     cells = [[c.strip() for c in line.strip("│").split("│")] for line in lines if "│" in line]
     found = {c[0]: c[1:] for c in cells}
     assert found["train"] == ["yes", "19/19"]
-    assert found["chaos"] == ["yes", "8/8"]
+    assert found["chaos"] == ["yes", "10/10"]
     assert found["report"] == ["no", "0/2"]
     run = RunDir.create(tmp_path / "new", tiny)
     assert "0/19" in twophase("status", run.path).out

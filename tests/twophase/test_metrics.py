@@ -40,12 +40,6 @@ def test_score_by_hand():
     assert found.error == pytest.approx(2 / 3)
 
 
-def test_disagreement_counts_predicted_classes():
-    a = torch.tensor([[2.0, 1.0], [0.0, 1.0], [3.0, 1.0], [0.0, 9.0]])
-    b = torch.tensor([[9.0, 1.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
-    assert metrics.disagreement(a, b) == 0.5
-
-
 ALPHAS = [0.0, 0.25, 0.5, 0.75, 1.0]
 
 

@@ -38,6 +38,7 @@ def follow(run: RunDir, data: Dataset, t0: int, draw: int) -> None:
     found: dict[str, list[dict]] = {name: [] for name in TABLES}
     trunk: dict[int, State] = {}
     compared: dict[tuple[str, int], tuple] = {}
+    grown: dict[str, list[dict]] = {}
     for arm in config.arms:
         start = run.load_state(run.checkpoint(arm, t0))
         twin = perturb(config, data, start, t0, draw)
@@ -56,8 +57,10 @@ def follow(run: RunDir, data: Dataset, t0: int, draw: int) -> None:
                 layers = [{"layer": k, "distance": s} for k, s in features.items()]
                 found["features"] += [{**key, "t1": t1, **layer} for layer in layers]
         if config.chaos.growth:
-            steps = growth.follow(config, data, arm, start, twin, t0)
-            found["growth"] += [{**key, **row} for row in steps]
+            place = arm if t0 + config.chaos.growth > split else "trunk"
+            if place not in grown:
+                grown[place] = growth.follow(config, data, arm, start, twin, t0)
+            found["growth"] += [{**key, **row} for row in grown[place]]
     run.save_json(run.twin(t0, draw), found)
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from twophase import train
 from twophase.config import Config
 from twophase.data import Dataset
+from twophase.metrics import norm
 from twophase.train import State
 
 COLUMNS = ("arm", "t0", "draw", "kind", "step", "l2", "tangent")
@@ -29,17 +30,17 @@ def follow(
     """
     stop = min(t0 + config.chaos.growth, config.training.steps)
     one, two = (train.network(config, data, s).train() for s in (start, twin))
-    v = [b.detach().double() - a.detach().double() for a, b in _pairs(one, two)]
+    v = _difference(one, two)
     runs = [
         train.run_sgd(m, config, data, arm, s, t0, stop) for m, s in ((one, start), (two, twin))
     ]
-    rows = [{"step": t0, "l2": _norm(v), "tangent": _norm(v)}]
+    rows = [{"step": t0, "l2": norm(v), "tangent": norm(v)}]
     moved = tangent(config, data, arm, one, v, t0)
     for step in range(t0, stop):
         size = next(moved)  # before the steps: it needs the weights that they start from
         for run in runs:
             next(run)
-        apart = _norm([b.detach().double() - a.detach().double() for a, b in _pairs(one, two)])
+        apart = norm(_difference(one, two))
         rows.append({"step": step + 1, "l2": apart, "tangent": size})
     return rows
 
@@ -57,7 +58,7 @@ def tangent(
     1980). The caller moves the model between two steps.
     """
     t = config.training
-    length = _norm(v)
+    length = norm(v)
     if length == 0:  # a control, or rounded away: it stays there
         while True:
             yield 0.0
@@ -70,7 +71,7 @@ def tangent(
         for b, part, hv in zip(buffer, v, product, strict=True):
             b.mul_(t.momentum).add_(hv).add_(part, alpha=t.weight_decay)
             part.sub_(b, alpha=rate)
-        length = _norm(v)
+        length = norm(v)
         total += math.log(length) if length > 0 else -math.inf
         for part in (*v, *buffer):
             part.div_(length or 1.0)
@@ -103,9 +104,7 @@ def exponent(rows: list[dict], column: str) -> float | None:
     return math.log(last[column] / first[column]) / (last["step"] - first["step"])
 
 
-def _pairs(one: nn.Module, two: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:
-    return zip(one.parameters(), two.parameters(), strict=True)
-
-
-def _norm(parts: list[Tensor]) -> float:
-    return math.sqrt(sum(p.square().sum().item() for p in parts))
+def _difference(one: nn.Module, two: nn.Module) -> list[Tensor]:
+    """The parameters of two less those of one, float64."""
+    pairs = zip(one.parameters(), two.parameters(), strict=True)
+    return [b.detach().double() - a.detach().double() for a, b in pairs]

@@ -30,6 +30,11 @@ def parameter_vector(state: dict[str, Tensor], names: Iterable[str]) -> Tensor:
     return torch.cat([state[name].double().flatten() for name in names])
 
 
+def norm(parts: Iterable[Tensor]) -> float:
+    """|w| of a vector that is kept in parts."""
+    return math.sqrt(sum(part.square().sum().item() for part in parts))
+
+
 def dissimilarity(u: Tensor, v: Tensor) -> float:
     """C = 1 - <u, v> / (|u| |v|), as |u/|u| - v/|v||^2 / 2, so that 1e-14 is not lost.
 

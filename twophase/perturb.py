@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from twophase import models, seeds, train
+from twophase import metrics, models, seeds, train
 from twophase.config import Config
 from twophase.data import Dataset
 from twophase.errors import UserError
@@ -31,8 +31,8 @@ def perturb(config: Config, data: Dataset, state: State, t0: int, draw: int) -> 
     if config.chaos.kind == "ulp":
         return {**state, **_neighbours(config, state, names, t0, draw)}
     found = direction(config, data, state, t0, draw)
-    norm = _norm(found)
-    own = _norm({n: state[n].double() for n in names})
+    norm = metrics.norm(found.values())
+    own = metrics.norm(state[n].double() for n in names)
     scale = {"total-l2": 1 / norm, "per-coordinate": 1.0, "relative": own / norm}
     size = config.chaos.eps * scale[config.chaos.scale]
     moved = {n: (state[n].double() + size * found[n]).to(state[n]) for n in names}
@@ -57,7 +57,7 @@ def direction(config: Config, data: Dataset, state: State, t0: int, draw: int) -
     names = parameters(config, data)
     if config.chaos.kind == "gradient":
         found = _gradient(config, data, state, generator)
-        size = _norm(found) / math.sqrt(sum(v.numel() for v in found.values()))
+        size = metrics.norm(found.values()) / math.sqrt(sum(v.numel() for v in found.values()))
         if not (size > 0 and math.isfinite(size)):
             raise UserError(
                 f"chaos.kind='gradient': the gradient at t0={t0} is {size:g}, which has no "
@@ -68,7 +68,8 @@ def direction(config: Config, data: Dataset, state: State, t0: int, draw: int) -
         return _one_weight(state, names, generator)
     noise = {n: torch.randn(state[n].shape, generator=generator).double() for n in names}
     if config.chaos.kind == "layerwise":
-        scales = deviations({n: train.initial(config, data)[n] for n in names})
+        first = train.initial(config, data)
+        scales = deviations({n: first[n] for n in names})
         return {n: scales[n] * v for n, v in noise.items()}
     return noise
 
@@ -88,10 +89,6 @@ def deviations(first: dict[str, Tensor]) -> dict[str, float]:
         after = own[name] or after
         found[name] = after
     return found
-
-
-def _norm(parts: Direction) -> float:
-    return math.sqrt(sum(v.square().sum().item() for v in parts.values()))
 
 
 def _one_weight(state: State, names: list[str], generator: torch.Generator) -> Direction:

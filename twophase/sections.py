@@ -86,7 +86,7 @@ class Training(Section):
 
 
 class Chaos(Section):
-    """Twins: perturb at t0, train on with the same noise, compare at t1."""
+    """Twins: perturb at t0, train on, compare at t1."""
 
     t0: Steps = (0, 100, 500, 1000)
     """steps at which twins are perturbed"""

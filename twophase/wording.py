@@ -108,7 +108,11 @@ def captions(config: Config, dtype: str) -> dict[str, str]:
     c, k, last = config.chaos, config.kernels, step(config.training.steps)
     drops = " and ".join(step(m) for m in config.training.milestones) or "no step"
     arms = " and ".join(ARM_LABEL[a] for a in config.arms)
-    norm = {"reestimate": "re-estimated", "interpolate": "interpolated"}[c.batchnorm]
+    norm = {
+        "reestimate": "re-estimated",
+        "interpolate": "interpolated",
+        "ends": "of the nearer end",
+    }[c.batchnorm]
     twins = (
         f"ε = {number(c.eps)} ({c.scale}), {c.draws} draws per t₀, {arms}, {dtype}, batch-norm "
         f"statistics {norm}"

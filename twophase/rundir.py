@@ -76,7 +76,7 @@ class RunDir:
         if found != FORMAT:
             raise UserError(
                 f"{path} is a run of format {found!r}, and this twophase goes on with format "
-                f"{FORMAT} only: use the version that made it (environment.json has its commit), or "
+                f"{FORMAT} only: use the version that made it (its commit: environment.json), or "
                 "start another run"
             )
         return cls(path, configs.build(values))

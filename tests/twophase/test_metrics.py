@@ -123,6 +123,8 @@ def test_batch_norm_on_the_line_is_the_configs_choice():
     one, two = batch_normalised(), batch_normalised()
     x, y = torch.randn(12, 3), torch.arange(12) % 2
     data = Dataset(x, y, x, y, 2, 0)
+    one[1].running_mean.fill_(0.3)
+    two[1].running_var.fill_(2.0)
     ends = one.state_dict(), two.state_dict()
     lines = {
         choice: metrics.straight_line(one, *ends, data, line_config(batchnorm=choice))

@@ -25,6 +25,8 @@ def number(value: float | None) -> str:
         return f"{value:,}".replace(",", THIN)
     if value == 0:
         return "0"
+    if value < 0:
+        return f"−{number(-value)}"
     if 1e-3 <= abs(value) < 1e5:
         text = f"{value:.3g}"
         return f"{value:.0f}" if "e" in text else text
@@ -33,7 +35,7 @@ def number(value: float | None) -> str:
 
 
 def percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.3g}{THIN}%"
+    return "–" if value is None else f"{number(100.0 * value)}{THIN}%"
 
 
 def share(value: float | None) -> str:

@@ -18,26 +18,26 @@ WORDS = {  # of the tangent at the first and at the last t0
 def growth(rows: Rows) -> dict | None:
     """Per arm and t0 the exponents of each draw, in 1/step: of the twins, and of the tangent.
 
-    exceeds: median over draws of what the twins' distance is, at the end, over the tangent's; far
+    Arms that are equal, as all are before the first drop, are told once. exceeds: median over draws of what the twins' distance is, at the end, over the tangent's; far
     above 1 where the rounding of each step has outgrown the perturbation. contracts_from: the t0
     from which on no tangent grows; None if one of the last t0 does. verdict: one of `WORDS`.
     None without rows.
     """
     arms: dict[str, dict] = {}
-    for arm in dict.fromkeys(row["arm"] for row in rows):
+    for arm in sorted({row["arm"] for row in rows}):  # the constant rate first
         paths: dict[int, dict[int, Rows]] = {}
         for row in rows:
             if row["arm"] == arm and row["kind"] == "perturbed":
                 paths.setdefault(row["t0"], {}).setdefault(row["draw"], []).append(row)
         found = {t0: _at(list(draws.values())) for t0, draws in sorted(paths.items())}
         found = {t0: f for t0, f in found.items() if f["tangent"]}
-        if found:
+        if found and found not in [part["t0"] for part in arms.values()]:
             first, last = (found[t0]["tangent"] for t0 in (min(found), max(found)))
             word = WORDS[min(first) > 0, max(last) > 0]
             arms[arm] = {"t0": found, "contracts_from": _contracts_from(found), "verdict": word}
     if not arms:
         return None
-    return {"arms": arms, "arm": "constant" if "constant" in arms else next(iter(arms))}
+    return {"arms": arms, "arm": next(iter(arms))}
 
 
 def _at(draws: list[Rows]) -> dict:

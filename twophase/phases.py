@@ -25,8 +25,8 @@ MEASURES = {
     "softmax_distance": "L2 distance of the softmax",
     "prediction_distance": "1 − cosine of the logits",
     "feature_distance": "1 − CKA of the last features",
-    "aligned_barrier_train": "loss barrier after matching, train",
-    "aligned_barrier_test": "loss barrier after matching, test",
+    "aligned_barrier_train": "matched loss barrier, train",
+    "aligned_barrier_test": "matched loss barrier, test",
 }
 FALLEN = 0.5  # falls: at the last t0 at most this share of the level at the first t0 is left
 PARTLY = 0.8  # falls in part: at most this share is left

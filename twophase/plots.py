@@ -111,9 +111,7 @@ def _turns(found: dict) -> Panel:
 
 def _short(measure: str) -> str:
     name = MEASURES[measure]
-    for word in (" of the", " after"):
-        name = name.split(word)[0] if len(name) > 26 else name
-    return name
+    return name.split(" of the")[0] if len(name) > 26 else name
 
 
 def linear(tables: Tables, findings: dict, milestones: tuple[int, ...]) -> list[Panel]:

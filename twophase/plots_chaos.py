@@ -100,7 +100,7 @@ def _independent(axes: Axes, rows: Rows, arm: str, t1: int) -> None:
     axes.plot(list(levels), list(levels.values()), ":", color=ARM_COLOUR[arm], lw=1.1)
     t0, level = next(reversed(levels.items()), (0, None))
     if level is not None:
-        axes.annotate("independent errors", (t0, level), (0, 3), **NOTE, color=ARM_COLOUR[arm])
+        axes.annotate("independent errors", (t0, level), (0, 6), **NOTE, color=ARM_COLOUR[arm])
 
 
 def spread(times: list[int]) -> list[int]:

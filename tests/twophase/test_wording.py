@@ -41,7 +41,7 @@ def test_growth_of_a_small_difference_in_words():
     found = {"arm": "constant", "arms": {"constant": arm | {"verdict": "grows at first only"}}}
     answer = wording_chaos.growth(found)
     assert answer.word == "grows at first only"
-    assert "0.1 per step at t₀ = 0, doubling every 6.93 steps; -0.02 per step" in answer.reason
+    assert "0.1 per step at t₀ = 0, doubling every 6.93 steps; −0.02 per step" in answer.reason
     assert "From t₀ = 100 on none of them grows." in answer.reason
     assert "up to 40 times as far apart as their tangents (at t₀ = 100)" in answer.reason
 

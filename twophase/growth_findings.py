@@ -18,10 +18,10 @@ WORDS = {  # of the tangent at the first and at the last t0
 def growth(rows: Rows) -> dict | None:
     """Per arm and t0 the exponents of each draw, in 1/step: of the twins, and of the tangent.
 
-    Arms that are equal, as all are before the first drop, are told once. exceeds: median over draws of what the twins' distance is, at the end, over the tangent's; far
-    above 1 where the rounding of each step has outgrown the perturbation. contracts_from: the t0
-    from which on no tangent grows; None if one of the last t0 does. verdict: one of `WORDS`.
-    None without rows.
+    Arms that are equal, as all are before the first drop, are told once. exceeds: median over
+    draws of the twins' distance over the tangent's at the end; far above 1 where the rounding of
+    each step has outgrown the perturbation. contracts_from: the t0 from which on no tangent grows;
+    None if one of the last t0 does. verdict: one of `WORDS`. None without rows.
     """
     arms: dict[str, dict] = {}
     for arm in sorted({row["arm"] for row in rows}):  # the constant rate first

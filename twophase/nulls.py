@@ -62,7 +62,7 @@ def reached(s: np.ndarray) -> float | None:
     """
     cosines = 1 - np.diagonal(s, 1)
     ratios = [
-        s[a, b] / walk
+        float(s[a, b]) / walk
         for a in range(len(s))
         for b in range(a + max(2, len(s) // 2), len(s))
         if (walk := 1 - math.prod(cosines[a:b].tolist())) > 0

@@ -71,6 +71,7 @@ def _arm(tables: Tables, arm: str, last: int, milestones: tuple[int, ...]) -> di
         "plateaus": plateaus(tables["cone_reference"], arm, stop),
         "path": _path(tables["cone_matrix"], arm),
         "layers": layers(tables["cone_layers"], arm, (start, stop)),
+        "layers_lag": min((r["lag"] for r in tables["cone_layers"]), default=None),
         **_inside(tables["cone_matrix"], arm, (start, stop), lag),
     }
     found["turn_ratio"] = found["floor"]["deg"] / early if early else None
@@ -125,7 +126,8 @@ def square(
         pairs = [pair for k in (*kept, t) for pair in ((t, k), (k, t))]
         if all(table.get(pair) is not None for pair in pairs):
             kept.append(t)
-    return kept, np.array([[table[i, j] for j in kept] for i in kept]).reshape(len(kept), -1)
+    cells = [table[i, j] for i in kept for j in kept]
+    return kept, np.array(cells).reshape(len(kept), len(kept))
 
 
 def _path(rows: Rows, arm: str) -> dict | None:

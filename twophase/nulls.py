@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from statistics import median
 
 import numpy as np
 
@@ -50,24 +48,22 @@ def walks(steps: np.ndarray, dimension: int, count: int = WALKS) -> np.ndarray:
         w = generator.standard_normal((count, dimension))
         w -= (w * u).sum(1, keepdims=True) * u
         w /= np.linalg.norm(w, axis=1, keepdims=True)
-        path[:, k + 1] = (1 - s) * u + math.sqrt(max(0.0, s * (2 - s))) * w
+        path[:, k + 1] = (1 - s) * u + np.sqrt(max(0.0, s * (2 - s))) * w
     return 1 - path @ path.transpose(0, 2, 1)
 
 
-def reached(s: np.ndarray) -> float | None:
-    """Median over pairs at least half the path apart of S / (1 - Π (1 - s)).
+def reached(s: np.ndarray) -> np.ndarray | None:
+    """Median over pairs at least half the path apart of S / (1 - Π (1 - s)), for paths S [..., n, n].
 
     s: the steps between the two. The denominator is what a free walk reaches on average. None for
     fewer than three directions, or if nothing moves.
     """
-    cosines = 1 - np.diagonal(s, 1)
-    ratios = [
-        float(s[a, b]) / walk
-        for a in range(len(s))
-        for b in range(a + max(2, len(s) // 2), len(s))
-        if (walk := 1 - math.prod(cosines[a:b].tolist())) > 0
-    ]
-    return median(ratios) if ratios else None
+    n = s.shape[-1]
+    cosines = 1 - np.diagonal(s, 1, -2, -1)
+    far = [(a, b) for a in range(n) for b in range(a + max(2, n // 2), n)]
+    walked = [1 - cosines[..., a:b].prod(-1) for a, b in far]
+    ratios = [s[..., a, b] / w for (a, b), w in zip(far, walked, strict=True) if (w > 0).all()]
+    return np.median(ratios, axis=0) if ratios else None
 
 
 def free_walk(s: np.ndarray) -> Null | None:
@@ -78,8 +74,8 @@ def free_walk(s: np.ndarray) -> Null | None:
     value = reached(s)
     if value is None:
         return None
-    null = walks(np.diagonal(s, 1), max(2, len(s)))
-    return compared(value, np.array([reached(walk) for walk in null]), small=True)
+    null = reached(walks(np.diagonal(s, 1), max(2, len(s))))
+    return compared(float(value), null, small=True)
 
 
 def shuffled(s: np.ndarray, times: list[int]) -> dict[str, Null] | None:

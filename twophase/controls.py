@@ -12,6 +12,7 @@ from twophase.tables import Rows, Tables
 from twophase.wording_chaos import LETTER, horizon
 
 SYMMETRIC = 1e-12  # float64 sums over two orders of the same kernel
+EUCLIDEAN = 1e-9  # S of 1e-4 or more has 12 digits
 ROUNDING = 2.0**-12  # half of the digits of float32, relative
 AGAIN = {
     "float64": "Kernel computed again in float64",
@@ -37,6 +38,7 @@ def controls(tables: Tables, findings: dict, config: Config) -> list[Control]:
         _walk(findings["cone"]),
         _order(findings["cone"]),
         _matrix(tables["cone_matrix"]),
+        _euclidean(findings["cone"]),
         *_computed_again(tables),
         _baselines(findings["linear"]),
         _draws(config),
@@ -138,6 +140,17 @@ def _order(cone: dict | None) -> Control:
         f"of S with the time between {number(order['value'])}, p = {number(order['p'])}"
     )
     return Control(name, "run", detail)
+
+
+def _euclidean(cone: dict | None) -> Control:
+    """2 S are squared distances of unit vectors, so no eigenvalue of their scatter is negative."""
+    name = "Distances are those of directions"
+    paths = [arm["path"] for arm in (cone or {"arms": {}})["arms"].values() if arm["path"]]
+    if not paths:
+        return Control(name, "not run", "fewer than three kernels")
+    worst = max(path["negative"] for path in paths)
+    detail = f"negative eigenvalues of the scatter are {number(worst)} of all"
+    return Control(name, _verdict(worst <= EUCLIDEAN), detail)
 
 
 def _computed_again(tables: Tables) -> list[Control]:

@@ -68,21 +68,19 @@ class Scaling:
 def scaling(s: np.ndarray, axes: int = AXES) -> Scaling:
     """Classical multidimensional scaling of the squared chords 2 S.
 
-    -H D² H / 2 = -H S H = V λ Vᵀ; point i is V[i] √λ, so axes are ordered by λ. Each axis is turned
-    so that its first point of at least half the largest size is negative: signs are free. Sources:
-    Torgerson 1952; Gower 1966.
+    -H D² H / 2 = -H S H = V λ Vᵀ; point i is V[i] √λ, so axes are ordered by λ. Signs are free:
+    each axis points from the first half of the points to the second. Sources: Torgerson 1952; Gower
+    1966.
     """
     values, vectors = np.linalg.eigh(_centred(s))
     values, vectors = values[::-1], vectors[:, ::-1]
     size = float(np.abs(values).sum())
     kept = np.clip(values[:axes], 0, None)
     points = vectors[:, :axes] * np.sqrt(kept)
-    for axis in points.T:
-        far = np.flatnonzero(np.abs(axis) >= np.abs(axis).max() / 2)[0]
-        axis *= -1.0 if axis[far] > 0 else 1.0
+    points *= np.where(points[: len(points) // 2].sum(0) > 0, -1.0, 1.0)
     positive = float(np.clip(values, 0, None).sum())
     return Scaling(
         points=points.tolist(),
         explained=[float(v) / positive if positive > 0 else 0.0 for v in kept],
-        negative=float(-values[values < 0].sum()) / size if size > 0 else 0.0,
+        negative=float(np.abs(values[values < 0]).sum()) / size if size > 0 else 0.0,
     )

@@ -6,7 +6,7 @@ from statistics import median
 
 from twophase.tables import Rows
 
-ALIGNED = 0.05  # rise of the centred alignment with the labels that counts
+ALIGNED = 0.02  # rise of the centred alignment with the labels that counts
 GROWN = 2.0  # and the factor of the norm
 FIRST_AND_LAST = (
     *("frobenius_norm", "entropy_rank", "participation_rank", "stable_rank"),
@@ -46,6 +46,7 @@ def silent_alignment(line: Rows) -> dict:
     if None in half.values():
         return found | {"verdict": "not known"}
     first, last = kept[0], kept[-1]
+    found["alignment"] = [first["centred_alignment"], last["centred_alignment"]]
     if last["centred_alignment"] - first["centred_alignment"] < ALIGNED:
         return found | {"verdict": "no rise"}
     grown = last["frobenius_norm"] >= GROWN * first["frobenius_norm"]

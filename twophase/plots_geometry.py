@@ -6,8 +6,10 @@ import math
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from twophase.phases import arms_of
+from twophase.plots_kernel import LOG_FROM
 from twophase.plotstyle import (
     ARM_LABEL,
     COLOUR,
@@ -36,7 +38,7 @@ WAYS = {
 
 
 def speed(tables: Tables, findings: dict, milestones: tuple[int, ...]) -> list[Panel]:
-    """Per step, from each kernel to the next; on a log axis, as the start is much faster."""
+    """Per step, from each kernel to the next."""
     rows = tables["cone_neighbours"]
     panels = []
     for column, title in SPEEDS.items() if any(r["distance"] for r in rows) else ():
@@ -45,7 +47,7 @@ def speed(tables: Tables, findings: dict, milestones: tuple[int, ...]) -> list[P
             line = [r for r in rows if r["arm"] == arm and r[column]]
             middle = [r["step"] + r["lag"] / 2 for r in line]
             axes.plot(middle, [r[column] for r in line], label=ARM_LABEL[arm], **arm_line(arm))
-        axes.set_yscale("log")
+        _scaled(axes, [r[column] for r in rows if r[column]])
         axes.set_xlim(left=0)
         axes.set_ylabel(UNITS[column])
         mark_drops(axes, milestones, max(r["step"] + r["lag"] for r in rows))
@@ -81,9 +83,9 @@ def path(tables: Tables, findings: dict, milestones: tuple[int, ...]) -> list[Pa
         found = part["path"]
         if not found or not found["explained"][0]:
             continue
-        figure, axes = blank("", "", (4.5, 3.6))
+        figure, axes = blank("", "", (4.5, 3.0))
         axes.remove()
-        both = figure.subplots(1, 2, width_ratios=(1, 1))
+        both = figure.subplots(1, 2)
         figure.suptitle(
             f"Path of the kernel · {ARM_LABEL[arm]}", x=0.01, ha="left", weight="bold", fontsize=9
         )
@@ -111,6 +113,8 @@ def _draw_path(axes: Axes, points: np.ndarray, steps: list[int], *, named: bool)
     for k in (0, len(points) // 2, len(points) - 1) if named else ():
         axes.annotate(str(steps[k]), points[k], (4, 4), textcoords="offset points", fontsize=7.5)
     axes.set_aspect("equal", adjustable="datalim")
+    axes.xaxis.set_major_locator(MaxNLocator(4))
+    axes.yaxis.set_major_locator(MaxNLocator(5))
 
 
 def layers(tables: Tables, findings: dict, milestones: tuple[int, ...]) -> list[Panel]:
@@ -150,7 +154,7 @@ def rank(tables: Tables, findings: dict, milestones: tuple[int, ...]) -> list[Pa
             _line(axes, rows, arm, column, ls=dashes)
         axes.plot([], [], color=COLOUR["ink"], ls=dashes, lw=1.3, label=RANKS[column])
     _legend_of_arms(axes, rows)
-    axes.set_yscale("log")
+    _scaled(axes, [r[c] for r in rows for c in RANKS if r[c]])
     mark_drops(axes, milestones, max(r["step"] for r in rows))
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     panels = [Panel("rank", "Effective ranks of the kernel along the run.", figure)]
@@ -209,6 +213,17 @@ def _line(axes: Axes, rows: Rows, arm: str, column: str, **style) -> None:
     line = [r for r in rows if r["arm"] == arm]
     values = [math.nan if r[column] is None else r[column] for r in line]
     axes.plot([r["step"] for r in line], values, **arm_line(arm), **style)
+
+
+def _scaled(axes: Axes, values: list[float]) -> None:
+    """Log where values are far apart, else from 0."""
+    if max(values) <= LOG_FROM * min(values):
+        axes.set_ylim(bottom=0)
+        return
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _legend_of_arms(axes: Axes, rows: Rows) -> None:

@@ -9,9 +9,9 @@ from twophase.plotstyle import ARM_LABEL
 from twophase.wording_chaos import elsewhere
 
 ORDER = {
-    "seen": "late kernels keep an order in time: neighbours are closest",
-    "seen in part": "late kernels keep some order in time",
-    "not seen": "late kernels show no order in time: they could as well be shuffled",
+    "seen": "Late kernels keep an order in time, neighbours are closest",
+    "seen in part": "Late kernels keep some order in time",
+    "not seen": "Late kernels show no order in time, they could as well be shuffled",
 }
 SILENT = {
     "silent": "The kernel turns to the labels while it is small and the loss high",
@@ -76,9 +76,8 @@ def _order(arm: dict) -> list[str]:
     if not arm["order"]:
         return []
     order = arm["shuffled"]["order"]
-    words = ORDER[arm["order"]]
     return [
-        f"In time, {words} (correlation of S with the time between {order['value']:.2f}, p = "
+        f"{ORDER[arm['order']]} (correlation of S with the time between {order['value']:.2f}, p = "
         f"{number(order['p'])})"
     ]
 
@@ -98,12 +97,15 @@ def _silent(kernel: dict | None) -> list[str]:
     silent = kernel and kernel["silent"]
     if not silent or silent["verdict"] == "not known":
         return []
-    first, last = kernel["centred_alignment"]
+    first, last = silent["alignment"]
     half = silent["halfway"]
+    when = (
+        f"; halfway by step {step(half['centred_alignment'])}, the norm by "
+        f"{step(half['frobenius_norm'])}, the training loss by {step(half['loss'])}"
+    )
     return [
         f"{SILENT[silent['verdict']]}: centred alignment {number(first)}\u00a0→\u00a0"
-        f"{number(last)}; halfway by step {step(half['centred_alignment'])}, the norm by "
-        f"{step(half['frobenius_norm'])}, the training loss by {step(half['loss'])}"
+        f"{number(last)}{when if silent['verdict'] != 'no rise' else ''}"
     ]
 
 
@@ -119,8 +121,9 @@ def captions(kernel: str, drops: str) -> dict[str, str]:
         "angle to the first of them, and the angle to their mean direction, which comes from their "
         f"distances alone. {kernel}.",
         "speed": "What the kernel turns by per step, from each kernel to the next: the angle ω = "
-        "arccos(1 − S)/Δ, and v = S/Δ as in Fort et al. (2020). S grows with the square of a small "
-        f"angle, so v depends on the spacing where ω does not. {kernel}.",
+        "arccos(1 − S)/Δ, and v = S/Δ as in Fort et al. (2020). Of a kernel that turns evenly ω "
+        "does not depend on the spacing of kernels, and v does; of one that jitters both do. "
+        f"{kernel}.",
         "path": "Classical scaling of the squared chords 2S between unit kernels: the plane in "
         "which they spread most, and the third axis; on the axes, the share of the spread that "
         "each explains. From dark to light, step by step. A free walk also looks like an arc here, "

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 from itertools import pairwise
 from statistics import median
 
+import numpy as np
+
+from twophase import geometry, nulls
+from twophase.kernel_findings import by_itself, layers
 from twophase.metrics import angle
 from twophase.tables import Rows, Tables
 from twophase.turning import crossing, slope_ratio
@@ -14,6 +19,7 @@ SLOWED = 0.6  # the late turn per lag is at most this share of the first one, in
 FLAT = 1.15  # of the level in the middle third, what the last third may reach and count as flat
 CONFINED = 0.8  # of the distance that independent turns of the same size would have reached
 NARROW, WIDE = 20.0, 40.0  # degrees: below "narrow", above "wide"
+RARE = 0.05  # p of shuffled times at or below which late kernels have an order in time
 
 
 def cone(tables: Tables, last: int, milestones: tuple[int, ...]) -> dict | None:
@@ -31,7 +37,7 @@ def cone(tables: Tables, last: int, milestones: tuple[int, ...]) -> dict | None:
         "arms": arms,
         "verdict": arms[name]["verdict"],
         "schedule_share": _share(arms),
-        "kernel": scale(tables["kernel"]),
+        "kernel": by_itself(tables["kernel"], tables["train"], milestones),
     }
 
 
@@ -63,7 +69,10 @@ def _arm(tables: Tables, arm: str, last: int, milestones: tuple[int, ...]) -> di
         "after_drop_deg": median(dropped) if dropped else None,
         "half": _half(turns, floor, stop),
         "plateaus": plateaus(tables["cone_reference"], arm, stop),
-        **_spread(tables["cone_matrix"], arm, (start, stop), lag),
+        "path": _path(tables["cone_matrix"], arm),
+        "layers": layers(tables["cone_layers"], arm, (start, stop)),
+        "layers_lag": min((r["lag"] for r in tables["cone_layers"]), default=None),
+        **_inside(tables["cone_matrix"], arm, (start, stop), lag),
     }
     found["turn_ratio"] = found["floor"]["deg"] / early if early else None
     return found | _judge(found)
@@ -107,27 +116,66 @@ def plateaus(rows: Rows, arm: str, stop: int) -> list[dict]:
     return found
 
 
-def _spread(rows: Rows, arm: str, window: tuple[float, float], lag: int) -> dict:
-    """Widest angle in the window; how far it got of what a walk of free turns would.
-
-    Independent turns in many dimensions multiply their cosines: the walk's distance from i to j
-    is 1 - prod(1 - s) over the lags between. confinement: median of S / walk over pairs at least
-    half the window apart.
-    """
+def square(
+    rows: Rows, arm: str, window: tuple[float, float] = (0, math.inf)
+) -> tuple[list[int], np.ndarray]:
+    """(steps, S [n, n]) of the kernels in the window, but those that lack a distance to others."""
     table = {(r["step_i"], r["step_j"]): r["distance"] for r in rows if r["arm"] == arm}
-    inside = sorted({i for pair in table for i in pair if window[0] <= i <= window[1]})
-    pairs = [table[i, j] for i in inside for j in inside if table.get((i, j)) is not None]
-    chain = [t for t in inside if (t - inside[0]) % lag == 0]
-    ratios = []
-    for a, i in enumerate(chain):
-        for b in range(a + max(2, len(chain) // 2), len(chain)):
-            walk = walked(table, chain[a : b + 1])
-            if walk and table.get((i, chain[b])) is not None:
-                ratios.append(table[i, chain[b]] / walk)
+    kept: list[int] = []
+    for t in sorted({i for pair in table for i in pair if window[0] <= i <= window[1]}):
+        pairs = [pair for k in (*kept, t) for pair in ((t, k), (k, t))]
+        if all(table.get(pair) is not None for pair in pairs):
+            kept.append(t)
+    cells = [table[i, j] for i in kept for j in kept]
+    return kept, np.array(cells).reshape(len(kept), len(kept))
+
+
+def _path(rows: Rows, arm: str) -> dict | None:
+    """All kernels of the arm as points, by classical scaling."""
+    steps, s = square(rows, arm)
+    return {"steps": steps} | asdict(geometry.scaling(s)) if len(steps) > 2 else None
+
+
+def _inside(rows: Rows, arm: str, window: tuple[float, float], lag: int) -> dict:
+    """Aperture, mean direction and null models of the kernels in the window.
+
+    confinement: how far late pairs, at least half the window apart, got of what a walk of free
+    turns of one lag each would. Independent turns in many dimensions multiply their cosines.
+    """
+    steps, s = square(rows, arm, window)
+    if not steps:
+        return {"widest_deg": None, "confinement": None, "inside": None, "walk": None} | {
+            "shuffled": None,
+            "order": None,
+        }
+    chain = [k for k, t in enumerate(steps) if (t - steps[0]) % lag == 0]
+    walk = nulls.free_walk(s[np.ix_(chain, chain)])
+    shuffled = nulls.shuffled(s, steps)
+    mean = geometry.mean_direction(s)
+    apertures = geometry.apertures(s)
     return {
-        "widest_deg": angle(max(pairs)) if pairs else None,
-        "confinement": median(ratios) if ratios else None,
+        "widest_deg": apertures[-1],
+        "confinement": walk.value if walk else None,
+        "walk": asdict(walk) if walk else None,
+        "inside": {
+            "steps": steps,
+            "aperture_deg": apertures,
+            "to_start_deg": [angle(v) for v in s[0].tolist()],
+            "to_mean_deg": mean.angles,
+            "resultant": mean.resultant,
+            "dimension": mean.dimension,
+        },
+        "shuffled": {k: asdict(v) for k, v in shuffled.items()} if shuffled else None,
+        "order": _order(shuffled),
     }
+
+
+def _order(shuffled: dict[str, nulls.Null] | None) -> str | None:
+    """ "seen" if neighbours are close and S rises with the time between, both rare by chance."""
+    if shuffled is None:
+        return None
+    rare = sum(null.p <= RARE for null in shuffled.values())
+    return {2: "seen", 1: "seen in part", 0: "not seen"}[rare]
 
 
 def walked(table: dict[tuple[int, int], float | None], chain: list[int]) -> float | None:
@@ -168,15 +216,3 @@ def _share(arms: dict[str, dict]) -> float | None:
         return None
     constant = early - arms["constant"]["floor"]["deg"]
     return min(1.0, max(0.0, 1 - constant / (early - end)))
-
-
-def scale(rows: Rows) -> dict:
-    """Per arm: norm at the first and last step, and the largest ratio between any two steps."""
-    found = {}
-    for arm in dict.fromkeys(r["arm"] for r in rows):
-        line = {r["step"]: r["frobenius_norm"] for r in rows if r["arm"] == arm}
-        norms = [line[t] for t in sorted(line) if line[t]]
-        if norms:
-            ratio = max(norms) / min(norms)
-            found[arm] = {"first": norms[0], "last": norms[-1], "largest_ratio": ratio}
-    return found

@@ -6,11 +6,18 @@ from typing import NamedTuple
 
 from twophase.config import Config
 from twophase.formats import number, percent, share, step
+from twophase.nulls import FEWEST, WALKS
 from twophase.phases import core
 from twophase.tables import Rows, Tables
 from twophase.wording_chaos import LETTER, horizon
 
 SYMMETRIC = 1e-12  # float64 sums over two orders of the same kernel
+EUCLIDEAN = 1e-9  # S of 1e-4 or more has 12 digits
+ROUNDING = 2.0**-12  # half of the digits of float32, relative
+AGAIN = {
+    "float64": "Kernel computed again in float64",
+    "tiles": "Kernel computed again in other tiles",
+}
 
 
 class Control(NamedTuple):
@@ -29,7 +36,10 @@ def controls(tables: Tables, findings: dict, config: Config) -> list[Control]:
         _trunk(tables["train"], config),
         _horizon(findings["chaos"]),
         _walk(findings["cone"]),
+        _order(findings["cone"]),
         _matrix(tables["cone_matrix"]),
+        _euclidean(findings["cone"]),
+        *_computed_again(tables),
         _baselines(findings["linear"]),
         _draws(config),
         Control("More than one training seed", "not run", f"one seed: {config.seed}"),
@@ -109,8 +119,59 @@ def _walk(cone: dict | None) -> Control:
     arm = cone and cone["arms"][cone["arm"]]
     if not arm or arm["confinement"] is None:
         return Control(name, "not run", "too few kernels at equal lags in the late window")
-    detail = f"late pairs reach {share(arm['confinement'])} of the walk’s distance"
+    walk = arm["walk"]
+    detail = (
+        f"late pairs reach {share(arm['confinement'])} of the walk’s distance; 95 % of "
+        f"{number(WALKS)} random walks {share(walk['low'])} to {share(walk['high'])}, p = "
+        f"{number(walk['p'])}"
+    )
     return Control(name, "run", detail)
+
+
+def _order(cone: dict | None) -> Control:
+    name = "Late kernels against shuffled time"
+    arm = cone and cone["arms"][cone["arm"]]
+    if not arm or not arm["shuffled"]:
+        return Control(name, "not run", f"fewer than {FEWEST} kernels in the late window")
+    order, near = arm["shuffled"]["order"], arm["shuffled"]["neighbours"]
+    detail = (
+        f"order {arm['order']}: S between neighbours {number(near['value'])} (shuffled "
+        f"{number(near['low'])} to {number(near['high'])}, p = {number(near['p'])}); correlation "
+        f"of S with the time between {number(order['value'])}, p = {number(order['p'])}"
+    )
+    return Control(name, "run", detail)
+
+
+def _euclidean(cone: dict | None) -> Control:
+    """2 S are squared distances of unit vectors, so no eigenvalue of their scatter is negative."""
+    name = "Distances are those of directions"
+    paths = [arm["path"] for arm in (cone or {"arms": {}})["arms"].values() if arm["path"]]
+    if not paths:
+        return Control(name, "not run", "fewer than three kernels")
+    worst = max(path["negative"] for path in paths)
+    detail = f"negative eigenvalues of the scatter are {number(worst)} of all"
+    return Control(name, _verdict(worst <= EUCLIDEAN), detail)
+
+
+def _computed_again(tables: Tables) -> list[Control]:
+    """Rounding beside the smallest turn that is measured, which it has to leave alone."""
+    rows = {r["check"]: r for r in tables["checks"]}
+    turns = [r["distance"] for r in tables["cone_neighbours"] if r["distance"]]
+    found = []
+    for check, name in AGAIN.items():
+        row = rows.get(check)
+        if not row or None in row.values():
+            found.append(Control(name, "not run", "checks.csv is not there or has gaps"))
+            continue
+        smallest = f"; smallest turn measured S = {number(min(turns))}" if turns else ""
+        detail = (
+            f"{row['samples']} samples at step {step(row['step'])}: relative difference "
+            f"{number(row['relative_difference'])}, S = {number(row['distance'])}{smallest}"
+        )
+        small = row["relative_difference"] <= ROUNDING
+        clear = not turns or row["distance"] <= ROUNDING * min(turns)
+        found.append(Control(name, _verdict(small and clear), detail))
+    return found
 
 
 def _matrix(rows: Rows) -> Control:

@@ -2,24 +2,38 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 
 import torch
 from torch import Tensor
 
 import entk
-from twophase import seeds, train
+from twophase import data as datasets
+from twophase import seeds, spectra, train
 from twophase.config import Config
 from twophase.data import Dataset
 from twophase.rundir import RunDir
 
-COLUMNS = ("arm", "step", "frobenius_norm", "trace")
+KERNEL = (
+    *("arm", "step", "frobenius_norm", "trace"),
+    *("entropy_rank", "participation_rank", "stable_rank", "alignment", "centred_alignment"),
+)
+SPECTRUM = ("arm", "step", "rank", "eigenvalue")
+CHECKS = ("arm", "step", "check", "samples", "distance", "relative_difference")
+TABLES = {"kernel": KERNEL, "spectrum": SPECTRUM, "checks": CHECKS}
+CHECKED = 16  # samples of the kernel that is computed again
+
+
+def probe_rows(config: Config, data: Dataset) -> Tensor:
+    """Rows of the training set, chosen once by the seed."""
+    order = torch.randperm(len(data.x_train), generator=seeds.generator(config.seed, "probe"))
+    return order[: config.kernels.probe]
 
 
 def probe(config: Config, data: Dataset) -> Tensor:
-    """Training inputs, chosen once by the seed and not augmented."""
-    order = torch.randperm(len(data.x_train), generator=seeds.generator(config.seed, "probe"))
-    return data.x_train[order[: config.kernels.probe]]
+    """Training inputs, not augmented."""
+    return data.x_train[probe_rows(config, data)]
 
 
 def options(config: Config) -> dict[str, str]:
@@ -38,21 +52,68 @@ def measure(run: RunDir, data: Dataset, arm: str, step: int) -> None:
     path = run.kernel(arm, step)
     path.parent.mkdir(parents=True, exist_ok=True)
     model = train.evaluated(config, data, run.load_state(run.checkpoint(arm, step)))
-    entk.write_ntk(path, model, probe(config, data), **options(config)).close()
+    by_layer = config.kernels.by_layer
+    x = probe(config, data)
+    entk.write_ntk(path, model, x, by_layer=by_layer, **options(config)).close()
 
 
 def collect(run: RunDir) -> None:
-    """Norm and trace of each kernel: the scale that the cosine distance does not see."""
-    rows = []
+    """What each kernel is like by itself, and one of them computed again in two other ways."""
+    data = datasets.load(run.config)
+    labels = data.y_train[probe_rows(run.config, data)]
+    rows, spectrum = [], []
     for arm, step in jobs(run.config):
-        file = run.kernel(arm, step)
+        path = run.kernel(arm, step)
         # a kill after the file has appeared and before its shards are gone leaves them behind
-        shutil.rmtree(file.with_name(f"{file.name}.parts"), ignore_errors=True)
-        with entk.open_kernel(run.kernel(arm, step)) as file:
-            square, trace = 0.0, 0.0
-            for index, part in file.blocks():
-                square += part.double().square().sum().item()
-                offset = index[-2].start - index[-1].start
-                trace += part.reshape(-1, part.shape[-1]).double().diagonal(offset).sum().item()
-        rows.append({"arm": arm, "step": step, "frobenius_norm": square**0.5, "trace": trace})
-    run.save_table("kernel", COLUMNS, rows)
+        shutil.rmtree(path.with_name(f"{path.name}.parts"), ignore_errors=True)
+        with entk.open_kernel(path) as file:
+            found, values = describe(file, labels)
+        key = {"arm": arm, "step": step}
+        rows.append({**key, **found})
+        spectrum += [{**key, "rank": k + 1, "eigenvalue": v} for k, v in enumerate(values)]
+    run.save_table("kernel", KERNEL, rows)
+    run.save_table("spectrum", SPECTRUM, spectrum)
+    run.save_table("checks", CHECKS, checks(run, data))
+
+
+def describe(file: entk.KernelFile, labels: Tensor) -> tuple[dict[str, float | None], list[float]]:
+    """(the columns of kernel.csv, the largest eigenvalues); of a kernel with a direction."""
+    size = spectra.size(file)
+    row = {"frobenius_norm": size.norm, "trace": size.trace}
+    if not (size.norm > 0 and math.isfinite(size.norm)):
+        return row | dict.fromkeys(KERNEL[4:]), []
+    values, entropy = spectra.largest(file)
+    ranks = spectra.ranks(size, values[0].item(), entropy)
+    return row | ranks | spectra.alignments(file, labels), values.tolist()
+
+
+def checks(run: RunDir, data: Dataset) -> list[dict]:
+    """The last kernel of the first arm again, of some samples: in float64, and in other tiles.
+
+    Weights and batch-norm statistics are the float32 ones; only the kernel's arithmetic differs.
+    """
+    config = run.config
+    arm, step = config.arms[0], config.kernels.steps[-1]
+    model = train.evaluated(config, data, run.load_state(run.checkpoint(arm, step)))
+    x = probe(config, data)[:CHECKED]
+    with entk.open_kernel(run.kernel(arm, step)) as file:
+        each = file.shape[-1] // config.kernels.probe
+        stored = file[..., : len(x) * each, : len(x) * each]
+    chosen = {"outputs": config.kernels.outputs, "rates": "nominal"}
+    tiles = entk.plan_ntk(model, x, block=max(1, len(x) // 3), **chosen)
+    again = {
+        "tiles": entk.ntk(model, x, plan=tiles, outputs=config.kernels.outputs),
+        "float64": entk.ntk(model.double(), x.double(), **chosen),
+    }
+    return [
+        {"arm": arm, "step": step, "check": name, "samples": len(x)} | _apart(stored, kernel)
+        for name, kernel in again.items()
+    ]
+
+
+def _apart(stored: Tensor, kernel: Tensor) -> dict[str, float]:
+    """S, and |A - B| / |B|."""
+    stored, kernel = stored.double(), kernel.reshape(stored.shape).double()
+    difference = ((stored - kernel).norm() / kernel.norm()).item()
+    distance = entk.kernel_distance(stored, kernel)
+    return {"distance": distance, "relative_difference": difference}

@@ -9,6 +9,7 @@ import matplotlib
 
 from twophase.phases import MEASURES, arms_of
 from twophase.plots_chaos import barrier, falls, growth, maps, matched, predictions
+from twophase.plots_geometry import inside, labels, layers, path, rank, speed
 from twophase.plots_kernel import cone, matrix, size
 from twophase.plots_twins import exponents, features
 from twophase.plotstyle import (
@@ -193,6 +194,12 @@ FIGURES: dict[str, Make] = {
     "matched": matched,
     "matrix": matrix,
     "cone": cone,
+    "inside": inside,
+    "speed": speed,
+    "path": path,
+    "layers": layers,
+    "labels": labels,
+    "rank": rank,
     "kernel": size,
     "linear": linear,
     "training": training,

@@ -10,7 +10,18 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from twophase import cone_findings, formats, phases, plots, plotstyle, tables, turning, wording
+from twophase import (
+    cone_findings,
+    formats,
+    kernel_findings,
+    nulls,
+    phases,
+    plots,
+    plotstyle,
+    tables,
+    turning,
+    wording,
+)
 from twophase import config as configs
 from twophase.controls import controls
 from twophase.plots_chaos import MAPS, MATCHED, PREDICTIONS, excess
@@ -31,11 +42,17 @@ FIGURES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "matched": ("chaos", "The barrier after units are renamed", ("chaos",)),
     "matrix": ("cone", "All pairs of checkpoints", ("cone_matrix",)),
     "cone": ("cone", "To reference steps, and over lags", ("cone_reference", "cone_lagged")),
+    "inside": ("cone", "Inside the cone", ("cone_matrix",)),
+    "speed": ("cone", "How fast the kernel turns", ("cone_neighbours", "cone_lagged")),
+    "path": ("cone", "The path of the kernel", ("cone_matrix",)),
+    "layers": ("cone", "Kernels of the layers", ("cone_layers",)),
+    "labels": ("cone", "The kernel and the labels", ("kernel", "train")),
+    "rank": ("cone", "Spectrum of the kernel", ("kernel", "spectrum")),
     "kernel": ("cone", "Size of the kernel", ("kernel",)),
     "linear": ("linear", "Switching to the linear model", ("linear",)),
     "training": ("training", "The main run", ("train",)),
 }
-IF_ASKED = ("exponents", "matched")  # left out where the config does not ask for them
+IF_ASKED = ("exponents", "matched", "layers")  # left out where the config does not ask for them
 SECTIONS = {
     "phases": "When the phases change",
     "chaos": "Chaos effect",
@@ -60,7 +77,7 @@ def write(run: RunDir) -> None:
         "config": run.config.model_dump(mode="json"),
         "environment": environment,
         "thresholds": thresholds(),
-        "data": {name: make(found) for name, make in DATA.items()},
+        "data": {name: make(found) for name, make in DATA.items()} | _geometry(findings["cone"]),
     }
     panels = {name: plots.draw(name, found, findings, milestones) for name in FIGURES}
     panels = {name: group for name, group in panels.items() if group or name not in IF_ASKED}
@@ -111,6 +128,11 @@ def thresholds() -> dict[str, Any]:
         "slowed": cone_findings.SLOWED,
         "flat": cone_findings.FLAT,
         "confined": cone_findings.CONFINED,
+        "rare": cone_findings.RARE,
+        "aligned": kernel_findings.ALIGNED,
+        "grown": kernel_findings.GROWN,
+        "shuffles": nulls.SHUFFLES,
+        "walks": nulls.WALKS,
         "narrow_deg": cone_findings.NARROW,
         "wide_deg": cone_findings.WIDE,
         "resamples": turning.RESAMPLES,
@@ -154,6 +176,8 @@ def _melt(rows: tables.Rows, columns: tuple[str, ...]) -> tables.Rows:
     return [{**r, "quantity": c, "value": r[c]} for c in columns for r in rows]
 
 
+FIT = ("alignment", "centred_alignment")
+RANKS = ("entropy_rank", "participation_rank", "stable_rank")
 SCORES = ("train_loss", "train_error", "test_loss", "test_error")
 DATA: dict[str, Callable[[Tables], dict]] = {
     "chaos": lambda f: pivot(_at_the_end(f), ("measure", "arm"), "t0", "value"),
@@ -173,6 +197,10 @@ DATA: dict[str, Callable[[Tables], dict]] = {
     "matrix": lambda f: pivot(f["cone_matrix"], ("arm", "step_i"), "step_j", "distance"),
     "cone": lambda f: pivot(f["cone_reference"], ("arm", "tau"), "step", "angle_deg"),
     "lags": lambda f: pivot(f["cone_lagged"], ("arm", "lag"), "step", "angle_deg"),
+    "speed": lambda f: pivot(f["cone_neighbours"], ("arm",), "step", "deg_per_step"),
+    "layers": lambda f: pivot(f["cone_layers"], ("arm", "layer"), "step", "angle_deg"),
+    "labels": lambda f: pivot(_melt(f["kernel"], FIT), ("quantity", "arm"), "step", "value"),
+    "rank": lambda f: pivot(_melt(f["kernel"], RANKS), ("quantity", "arm"), "step", "value"),
     "kernel": lambda f: pivot(
         _melt(f["kernel"], ("frobenius_norm", "trace")), ("quantity", "arm"), "step", "value"
     ),
@@ -183,6 +211,27 @@ DATA: dict[str, Callable[[Tables], dict]] = {
         _melt(f["train"], ("rate", *SCORES)), ("quantity", "arm"), "step", "value"
     ),
 }
+
+
+def _geometry(cone: dict | None) -> dict:
+    """Tables of what is drawn of the cone and follows from its distances."""
+    angles, points = [], []
+    for arm, part in (cone or {"arms": {}})["arms"].items():
+        inside, path = part["inside"] or {"steps": ()}, part["path"] or {"steps": ()}
+        angles += [
+            {"angle": name.removesuffix("_deg"), "arm": arm, "step": t, "value": inside[name][k]}
+            for name in ("aperture_deg", "to_start_deg", "to_mean_deg")
+            for k, t in enumerate(inside["steps"])
+        ]
+        points += [
+            {"axis": f"axis {k + 1}", "arm": arm, "step": t, "value": value}
+            for t, point in zip(path["steps"], path.get("points", ()), strict=True)
+            for k, value in enumerate(point)
+        ]
+    return {
+        "inside": pivot(angles, ("angle", "arm"), "step", "value"),
+        "path": pivot(points, ("axis", "arm"), "step", "value"),
+    }
 
 
 def _sizes(found: Tables) -> dict:

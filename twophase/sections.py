@@ -128,6 +128,8 @@ class Kernels(Section):
     """steps at which the kernel is computed"""
     memory: Memory = "1GB"
     """budget of a kernel in each worker, at least 1MB"""
+    by_layer: bool = False
+    """keep the kernel of each layer too, each as large as the whole, for cones layer by layer"""
 
 
 class Cone(Section):

@@ -99,13 +99,13 @@ STAGES: dict[str, Stage] = {
     "kernels": Stage(
         lambda run: [
             *(run.kernel(*job) for job in kernels.jobs(run.config)),
-            run.table("kernel"),
+            *(run.table(t) for t in kernels.TABLES),
         ],
         _parallel("kernels", kernels, _kernel, kernels.measure),
         ("train",),
     ),
     "cone": Stage(
-        lambda run: [run.table(f"cone_{t}") for t in ("matrix", "reference", "lagged")],
+        lambda run: [run.table(t) for t in cone.TABLES],
         _cone,
         ("kernels",),
     ),

@@ -21,14 +21,18 @@ STAGE = {
     "features": "chaos",
     "growth": "chaos",
     "kernel": "kernels",
+    "spectrum": "kernels",
+    "checks": "kernels",
     "cone_matrix": "cone",
     "cone_reference": "cone",
     "cone_lagged": "cone",
+    "cone_neighbours": "cone",
+    "cone_layers": "cone",
     "linear": "linear",
 }
-OPTIONAL = ("growth",)  # empty unless the config asks for it
+OPTIONAL = ("growth", "cone_layers")  # empty unless the config asks for it
 ARMS = ("schedule", "constant")
-TEXT = ("arm", "kind", "diverged", "layer")
+TEXT = ("arm", "kind", "diverged", "layer", "check")
 WHOLE = (
     "step",
     "t0",
@@ -40,6 +44,8 @@ WHOLE = (
     "step_j",
     "switch_step",
     "test_samples",
+    "samples",
+    "rank",
 )
 
 

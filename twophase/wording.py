@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from twophase import wording_cone
 from twophase.config import Config
-from twophase.formats import Answer, degrees, number, percent, share, step
+from twophase.formats import Answer, number, percent, share, step
 from twophase.phases import MEASURES
 from twophase.plotstyle import ARM_LABEL
-from twophase.wording_chaos import SPOKEN, chaos, elsewhere, growth, twins
+from twophase.wording_chaos import SPOKEN, chaos, growth, twins
+from twophase.wording_cone import cone
 
 
 def answers(findings: dict) -> list[Answer]:
@@ -14,55 +16,22 @@ def answers(findings: dict) -> list[Answer]:
     return [
         chaos(findings["chaos"]),
         *([growth(findings["growth"])] if findings["growth"] else []),
-        _cone(findings["cone"]),
+        cone(findings["cone"]),
         twins(findings["chaos"]),
         _schedule(findings),
         _linear(findings["linear"]),
     ]
 
 
-def _cone(found: dict | None) -> Answer:
-    question = "Cone effect"
-    if not found:
-        return Answer(question, "not measured", "There are no kernel distances yet.")
-    arm = found["arms"][found["arm"]]
-    start, stop = (step(t) for t in arm["window"])
-    levels = [p for p in arm["plateaus"] if p["tau"] > 0]
-    reason = (
-        f"Kernels over steps {start} to {stop} of the {ARM_LABEL[found['arm']]} arm; the widest "
-        f"angle between any two is {degrees(arm['widest_deg'])}"
-        + (f", a {arm['width']} cone." if found["verdict"].startswith("seen") else ".")
-        + elsewhere(found)
-    )
-    slows = {True: "slows", False: "does not slow enough"}
-    flat = {True: "flattens", False: "does not flatten"}
-    close = {True: "stay", False: "do not stay"}
-    points = [
-        f"The turn over {arm['lag']} steps {slows.get(arm['slowed'], 'is not known')}: "
-        f"{degrees(arm['early']['deg'])} at first, {degrees(arm['floor']['deg'])} late"
-    ]
-    if levels:
-        near = f"{degrees(levels[-1]['deg'])} from τ = {step(levels[-1]['tau'])}"
-        points.append(f"The distance to reference steps {flat[arm['flattens']]}, near {near}")
-    if arm["confinement"] is not None:
-        points.append(
-            f"Late pairs {close[arm['confined']]} closer than free turns: "
-            f"{share(arm['confinement'])} of the distance of a walk"
-        )
-    if arm["verdict"] == "not measured":
-        points.append("Too few kernels for a verdict")
-    return Answer(question, found["verdict"], reason, tuple(points))
-
-
 def _schedule(findings: dict) -> Answer:
     question = "Explained by the rate’s drops"
-    twinned, cone = findings["chaos"], findings["cone"]
+    twinned, turned = findings["chaos"], findings["cone"]
     shares = (twinned or {}).get("schedule_share", {})
     shares = {k: shares[k] for k in SPOKEN if shares.get(k) is not None}
     parts = [f"{MEASURES[m]} {share(v)}" for m, v in shares.items()]
-    if cone and cone["schedule_share"] is not None:
-        parts.append(f"turn of the kernel {share(cone['schedule_share'])}")
-        shares["cone"] = cone["schedule_share"]
+    if turned and turned["schedule_share"] is not None:
+        parts.append(f"turn of the kernel {share(turned['schedule_share'])}")
+        shares["cone"] = turned["schedule_share"]
     if not parts:
         return Answer(question, "not known", "It needs both arms, and a fall in the stepped one.")
     low, high = min(shares.values()), max(shares.values())
@@ -145,12 +114,7 @@ def captions(config: Config, dtype: str) -> dict[str, str]:
         "maps": f"The same measures at every t₁, medians over draws. {twins}; {line}.",
         "barrier": "Loss on the straight line between main run and twin, above the straight line "
         f"of its ends (dashed), at t₁ = {last}; mean over draws. {twins}; {c.alphas} points.",
-        "matrix": "Kernel distance S between all pairs of checkpoints, one colour scale. White "
-        f"dashed: drops of the rate ({drops}). {kernel}.",
-        "cone": "Left: distance to the kernel at reference steps τ; dotted, what a walk of "
-        "independent turns of the measured size would reach. Right: distance over fixed lags Δ. "
-        f"The right axes give the same in degrees. {kernel}.",
-        "kernel": f"The size of the kernel, which the cosine distance does not see. {kernel}.",
+        **wording_cone.captions(kernel, drops),
         "linear": f"Trained as the first-order Taylor model of step t on to step {last}, in the "
         f"{ARM_LABEL[config.linear.arm]} arm: batch norm frozen with statistics re-estimated at t, "
         f"momentum {config.linear.momentum}, rate times {config.linear.rate_factor:g}, {dtype}.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -165,23 +166,42 @@ def distance(arm: str, i: int, j: int, effect: bool) -> float:
 
 def _cone(run: RunDir, effect: bool) -> None:
     steps, c = run.config.kernels.steps, run.config
-    matrix, reference, lagged, sizes = [], [], [], []
+    rows = {name: [] for name in (*cone.TABLES, *kernels.TABLES)}
     for arm in c.arms:
         for i in steps:
             for j in steps:
                 s = distance(arm, i, j, effect)
-                matrix.append({"arm": arm, "step_i": i, "step_j": j, "distance": s})
-                turn = {"arm": arm, "distance": s, "angle_deg": angle(s)}
+                rows["cone_matrix"].append({"arm": arm, "step_i": i, "step_j": j, "distance": s})
                 if i in c.cone.tau and j >= i:
-                    reference.append({**turn, "tau": i, "step": j})
+                    turn = {"arm": arm, "distance": s, "angle_deg": angle(s)}
+                    rows["cone_reference"].append({**turn, "tau": i, "step": j})
                 if j - i in c.cone.lags:
-                    lagged.append({**turn, "step": i, "lag": j - i})
-            norm = 5e4 + 100 * i
-            sizes.append({"arm": arm, "step": i, "frobenius_norm": norm, "trace": 9 * norm})
-    run.save_table("cone_matrix", cone.MATRIX, matrix)
-    run.save_table("cone_reference", cone.REFERENCE, reference)
-    run.save_table("cone_lagged", cone.LAGGED, lagged)
-    run.save_table("kernel", kernels.COLUMNS, sizes)
+                    rows["cone_lagged"].append({"arm": arm, **cone.turn(i, j, s)})
+                for layer, size in (("conv", 0.5), ("fc", 1.5)):
+                    if j - i == min(c.cone.lags):
+                        turn = cone.turn(i, j, size * s)
+                        rows["cone_layers"].append({"arm": arm, "layer": layer, **turn})
+            _kernel(rows, {"arm": arm, "step": i})
+        rows["cone_neighbours"] += [
+            {"arm": arm, **cone.turn(i, j, distance(arm, i, j, effect))} for i, j in pairwise(steps)
+        ]
+    check = {"arm": c.arms[0], "step": steps[-1], "samples": 16, "distance": 1e-13}
+    for name in ("tiles", "float64"):
+        rows["checks"].append({**check, "check": name, "relative_difference": 5e-7})
+    for name, columns in (cone.TABLES | kernels.TABLES).items():
+        run.save_table(name, columns, rows[name])
+
+
+def _kernel(rows: dict[str, list], key: dict) -> None:
+    """It turns to the labels within 100 steps and grows within 800."""
+    i = key["step"]
+    norm = 5e4 * (1 + 3 * i / (i + 400))
+    ranks = {"entropy_rank": 30.0, "participation_rank": 5.0, "stable_rank": 3.0}
+    fit = {"alignment": 0.6, "centred_alignment": 0.5 - 0.4 * math.exp(-i / 30)}
+    size = {"frobenius_norm": norm, "trace": 5**0.5 * norm}
+    rows["kernel"].append({**key, **size, **ranks, **fit})
+    for k in range(10):
+        rows["spectrum"].append({**key, "rank": k + 1, "eigenvalue": norm / (k + 2)})
 
 
 def _linear(run: RunDir, effect: bool) -> None:

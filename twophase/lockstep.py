@@ -41,7 +41,7 @@ def advance(
 
 
 class Lanes:
-    """L networks and their momentum, moved together."""
+    """L networks and their optimiser, moved together; all with momentum or all without."""
 
     def __init__(self, config: Config, data: Dataset, states: list[State]):
         self.model = train.network(config, data, states[0]).train()
@@ -49,10 +49,13 @@ class Lanes:
         self.buffers = self._stack(states, [n for n, _ in self.model.named_buffers()])
         for p in self.parameters.values():
             p.requires_grad_()
-        self.momentum = {n: torch.zeros_like(p) for n, p in self.parameters.items()}
-        if any(name.startswith("momentum.") for name in states[0]):
-            self.momentum = self._stack(states, list(self.parameters), "momentum")
-        self.training = config.training
+        t = config.training
+        self.optimizer = torch.optim.SGD(
+            self.parameters.values(), lr=t.rate, momentum=t.momentum, weight_decay=t.weight_decay
+        )
+        names = [n for n in self.parameters if f"momentum.{n}" in states[0]]
+        for name, momentum in self._stack(states, names, "momentum").items():
+            self.optimizer.state[self.parameters[name]]["momentum_buffer"] = momentum
         self._forward = vmap(
             lambda p, b, x: functional_call(self.model, (p, b), (x,)),
             in_dims=(0, 0, None),
@@ -80,30 +83,20 @@ class Lanes:
         out = self._forward(self.parameters, self.buffers, x)  # [L, N, O]
         losses = F.cross_entropy(out.flatten(0, 1), y.repeat(len(out)), reduction="none")
         losses = losses.view(len(out), -1).mean(1)
-        gradients = torch.autograd.grad(losses.sum(), list(self.parameters.values()))
-        self._descend(rate, gradients)
+        self.optimizer.zero_grad(set_to_none=True)
+        losses.sum().backward()
+        self.optimizer.param_groups[0]["lr"] = rate
+        self.optimizer.step()
         return losses.detach()
-
-    @torch.no_grad()
-    def _descend(self, rate: float, gradients: tuple[Tensor, ...]) -> None:
-        """g <- g + wd w, b <- mu b + g, w <- w - rate b, as torch.optim.SGD, each product rounded.
-
-        With a fused multiply-add, which torch has for whole vectors and not for the rest of a
-        tensor, the bits of a lane would depend on its place.
-        """
-        weights, momentum = list(self.parameters.values()), list(self.momentum.values())
-        decay = torch._foreach_mul(weights, self.training.weight_decay)
-        torch._foreach_add_(decay, gradients)
-        torch._foreach_mul_(momentum, self.training.momentum)
-        torch._foreach_add_(momentum, decay)
-        torch._foreach_sub_(weights, torch._foreach_mul(momentum, rate))
 
     def states(self) -> list[State]:
         """The state of each lane, with what `train.state_of` gives."""
         stacked = self.parameters | self.buffers
         kept = {f"model.{n}": stacked[n] for n in self.model.state_dict()}
-        if self.training.momentum:
-            kept |= {f"momentum.{n}": v for n, v in self.momentum.items()}
+        for name, p in self.parameters.items():
+            momentum = self.optimizer.state[p].get("momentum_buffer")
+            if momentum is not None:
+                kept[f"momentum.{name}"] = momentum
         lanes = zip(*(v.detach().unbind() for v in kept.values()), strict=True)
         return [
             {name: v.to("cpu", copy=True) for name, v in zip(kept, lane, strict=True)}
@@ -114,8 +107,8 @@ class Lanes:
 class _Graphs:
     """A step on CUDA, recorded once for each (rate, size of the batch) and then replayed.
 
-    The first step of its kind is done as usual, which creates all that a recording must not:
-    workspaces, the choice of kernels. Recording the second does nothing but record.
+    The first step of its kind is done as usual, which creates all that a recording must not: the
+    momentum, workspaces, the choice of kernels. Recording the second does nothing but record.
     Torch's generator is seeded by the caller before each step, and a replay reads its seed.
     """
 

@@ -87,7 +87,7 @@ def describe(run: RunDir) -> str:
     )
 
 
-def where(device: str) -> dict[str, str | int]:
+def where(device: str, script: str = "error_study") -> dict[str, str | int]:
     about = environment.describe()
     cuda = device == "cuda"
     return {
@@ -96,18 +96,18 @@ def where(device: str) -> dict[str, str | int]:
         "torch": torch.__version__,
         "entk": version("entk"),
         "commit": about["commit"] or "unknown",
-        "command": f"python -m benchmarks.error_study {' '.join(sys.argv[1:])}",
+        "command": f"python -m benchmarks.{script} {' '.join(sys.argv[1:])}".rstrip(),
         "date": time.strftime("%Y-%m-%d"),
     }
 
 
-def write(path: Path, rows: list[dict]) -> None:
+def write(path: Path, rows: list[dict], columns: tuple[str, ...] = COLUMNS) -> None:
     """Rows of networks that were not studied this time stay as they are."""
     studied = {row["network"] for row in rows}
     old = list(csv.DictReader(path.open(newline=""))) if path.exists() else []
     kept = [row for row in old if row["network"] not in studied]
     with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(kept + rows)
 

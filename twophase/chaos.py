@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from twophase import comparison, growth, metrics, seeds, train
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from twophase import comparison, growth, lockstep, metrics, seeds, train
 from twophase.config import Config
 from twophase.data import Dataset
 from twophase.perturb import parameters, perturb
@@ -24,44 +27,77 @@ TABLES = {
 }
 
 
-def jobs(config: Config) -> list[tuple[int, int]]:
-    """(t0, draw) of every twin; draw 0 is the control, eps = 0."""
-    last = config.training.steps
-    return [(t0, d) for t0 in config.chaos.t0 if t0 < last for d in range(config.chaos.draws + 1)]
+def jobs(config: Config) -> list[tuple[int, tuple[int, ...]]]:
+    """(t0, draws that are trained together); draw 0 is the control, eps = 0."""
+    draws = tuple(range(config.chaos.draws + 1))
+    groups = [draws] if config.in_lockstep else [(d,) for d in draws]
+    starts = [t0 for t0 in config.chaos.t0 if t0 < config.training.steps]
+    return [(t0, group) for t0 in starts for group in groups]
 
 
-def follow(run: RunDir, data: Dataset, t0: int, draw: int) -> None:
-    """Train one twin in every arm and write what became of it."""
-    config = run.config
-    names = parameters(config, data)
-    split = train.split_step(config)
-    found: dict[str, list[dict]] = {name: [] for name in TABLES}
-    trunk: dict[int, State] = {}
-    compared: dict[tuple[str, int], tuple] = {}
-    grown: dict[str, list[dict]] = {}
-    for arm in config.arms:
+def files(run: RunDir, t0: int, draws: tuple[int, ...]) -> list[Path]:
+    """What a job leaves behind."""
+    return [run.twin(t0, draw) for draw in draws]
+
+
+def follow(run: RunDir, data: Dataset, t0: int, draws: tuple[int, ...]) -> None:
+    """Train twins in every arm and write what became of each.
+
+    In lockstep all are trained again if one file is missing, so that a lane has the same company,
+    and with it the same bits, after an interruption.
+    """
+    missing = [draw for draw in draws if not run.twin(t0, draw).exists()]
+    found = {draw: {name: [] for name in TABLES} for draw in missing}
+    known: dict[tuple, Any] = {}
+    trunk: list[dict[int, State]] = []
+    for arm in run.config.arms:
         start = run.load_state(run.checkpoint(arm, t0))
-        twin = perturb(config, data, start, t0, draw)
-        key = {"arm": arm, "t0": t0, "draw": draw, "kind": "perturbed" if draw else "control"}
-        size = {"eps": config.chaos.eps if draw else 0.0, **_size(start, twin, names)}
-        states = _states(_noise(config, t0, draw), data, arm, twin, t0, trunk)
-        for t1 in config.compared(t0):
-            place = (arm if t1 > split else "trunk", t1)
-            if place not in compared:
-                main = run.load_state(run.checkpoint(arm, t1))
-                compared[place] = comparison.compare(config, data, main, states[t1], names, t1)
-            row, path, features = compared[place]
-            found["chaos"].append({**key, "t1": t1, **size, **row})
-            if t1 == config.training.steps:
-                found["barrier"] += [{**key, "t1": t1, **point} for point in path]
-                layers = [{"layer": k, "distance": s} for k, s in features.items()]
-                found["features"] += [{**key, "t1": t1, **layer} for layer in layers]
-        if config.chaos.growth:
-            place = arm if t0 + config.chaos.growth > split else "trunk"
-            if place not in grown:
-                grown[place] = growth.follow(config, data, arm, start, twin, t0)
-            found["growth"] += [{**key, **row} for row in grown[place]]
-    run.save_json(run.twin(t0, draw), found)
+        moved = [perturb(run.config, data, start, t0, draw) for draw in draws]
+        main, *lanes = _train(run, data, arm, [start, *moved], t0, draws, trunk)
+        for draw, twin, lane in zip(draws, moved, lanes, strict=True):
+            if draw in found:
+                pair = _Pair(arm, t0, draw, start, twin, main, lane)
+                _measure(run.config, data, pair, known, found[draw])
+    for draw in missing:
+        run.save_json(run.twin(t0, draw), found[draw])
+
+
+class _Pair(NamedTuple):
+    """A twin and the run that it left, in one arm: their states at t0, and at each t1."""
+
+    arm: str
+    t0: int
+    draw: int
+    start: State
+    twin: State
+    main: dict[int, State]
+    lane: dict[int, State]
+
+
+def _measure(
+    config: Config, data: Dataset, pair: _Pair, known: dict[tuple, Any], found: dict[str, list]
+) -> None:
+    """Rows for every table; `known` keeps what the arms share, before the first drop."""
+    names = parameters(config, data)
+    split, (arm, t0, draw) = train.split_step(config), pair[:3]
+    key = {"arm": arm, "t0": t0, "draw": draw, "kind": "perturbed" if draw else "control"}
+    size = {"eps": config.chaos.eps if draw else 0.0, **_size(pair.start, pair.twin, names)}
+    for t1 in config.compared(t0):
+        place = (draw, arm if t1 > split else "trunk", t1)
+        if place not in known:
+            states = pair.main[t1], pair.lane[t1]
+            known[place] = comparison.compare(config, data, *states, names, t1)
+        row, path, features = known[place]
+        found["chaos"].append({**key, "t1": t1, **size, **row})
+        if t1 == config.training.steps:
+            found["barrier"] += [{**key, "t1": t1, **point} for point in path]
+            layers = [{"layer": k, "distance": s} for k, s in features.items()]
+            found["features"] += [{**key, "t1": t1, **layer} for layer in layers]
+    if config.chaos.growth:
+        place = (draw, arm if t0 + config.chaos.growth > split else "trunk")
+        if place not in known:
+            known[place] = growth.follow(config, data, arm, pair.start, pair.twin, t0)
+        found["growth"] += [{**key, **row} for row in known[place]]
 
 
 def _size(start: State, twin: State, names: list[str]) -> dict[str, float]:
@@ -86,23 +122,58 @@ def _noise(config: Config, t0: int, draw: int) -> Config:
     return config.model_copy(update={"seed": seeds.number(config.seed, "noise", t0, draw)})
 
 
+def _train(
+    run: RunDir,
+    data: Dataset,
+    arm: str,
+    states: list[State],
+    t0: int,
+    draws: tuple[int, ...],
+    trunk: list[dict[int, State]],
+) -> list[dict[int, State]]:
+    """{t1: state} of the main run, the first of `states` at t0, and of each of its twins.
+
+    In lockstep the main run is trained along; else it is read from its checkpoints.
+    """
+    config, wanted = run.config, run.config.compared(t0)
+    if config.in_lockstep:
+        return _states(config, data, arm, states, t0, trunk)
+    main = {t1: run.load_state(run.checkpoint(arm, t1)) for t1 in wanted}
+    noise = _noise(config, t0, *draws)
+    return [main, *_states(noise, data, arm, states[1:], t0, trunk)]
+
+
 def _states(
-    config: Config, data: Dataset, arm: str, twin: State, t0: int, trunk: dict[int, State]
-) -> dict[int, State]:
+    config: Config,
+    data: Dataset,
+    arm: str,
+    starts: list[State],
+    t0: int,
+    trunk: list[dict[int, State]],
+) -> list[dict[int, State]]:
     """States at each t1; arms share the trunk up to the first drop of the rate."""
     split = train.split_step(config)
     wanted = config.compared(t0)
     if t0 >= split:  # the arms have parted before, each with a start of its own
-        return train.advance(config, data, arm, twin, t0, wanted)
+        return _advance(config, data, arm, starts, t0, wanted)
     if not trunk:
         stops = {t for t in wanted if t <= split} | {split}
-        trunk.update(train.advance(config, data, arm, twin, t0, tuple(stops)))
+        trunk += _advance(config, data, arm, starts, t0, tuple(stops))
     late = tuple(t for t in wanted if t > split)
-    return trunk | train.advance(config, data, arm, trunk[split], split, late)
+    parted = _advance(config, data, arm, [lane[split] for lane in trunk], split, late)
+    return [before | after for before, after in zip(trunk, parted, strict=True)]
+
+
+def _advance(
+    config: Config, data: Dataset, arm: str, states: list[State], start: int, stops: tuple[int, ...]
+) -> list[dict[int, State]]:
+    if config.in_lockstep:
+        return lockstep.advance(config, data, arm, states, start, stops)
+    return [train.advance(config, data, arm, state, start, stops) for state in states]
 
 
 def collect(run: RunDir) -> None:
     """The tables from all twins."""
-    found = [run.load_json(run.twin(*job)) for job in jobs(run.config)]
+    found = [run.load_json(path) for job in jobs(run.config) for path in files(run, *job)]
     for name, columns in TABLES.items():
         run.save_table(name, columns, [row for twin in found for row in twin[name]])

@@ -7,7 +7,7 @@ import tomllib
 from collections.abc import Sequence
 from itertools import combinations, pairwise
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -24,6 +24,8 @@ class Config(Section):
     """every random number is a function of it and of the step"""
     arms: Annotated[tuple[Arm, ...], Field(min_length=1)] = ("schedule", "constant")
     """with the drops of the rate, and without; one run up to the first drop"""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """where networks are trained and measured; each has bits of its own"""
     data: Data = Data()
     model: Model = Model()
     training: Training = Training()
@@ -69,7 +71,19 @@ class Config(Section):
             raise ValueError(f"arms: {list(self.arms)} has one twice")
         if self.linear.switch and self.linear.arm not in self.arms:
             raise ValueError(f"linear.arm: {self.linear.arm!r} is not in arms {list(self.arms)}")
+        if self.chaos.lockstep == "on" and self.chaos.noise == "fresh":
+            raise ValueError(
+                "chaos.lockstep: 'on' trains all twins of a t0 on the same batches, chaos.noise="
+                "'fresh' gives each its own; use chaos.lockstep=off"
+            )
         return self
+
+    @property
+    def in_lockstep(self) -> bool:
+        """Whether the twins of a t0 are trained at once."""
+        if self.chaos.lockstep == "auto":
+            return self.device == "cuda" and self.chaos.noise == "same"
+        return self.chaos.lockstep == "on"
 
     @property
     def measured(self) -> tuple[int, ...]:

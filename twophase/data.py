@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +34,7 @@ class Dataset:
 
 
 def load(config: Config) -> Dataset:
-    """The run's samples, the same for the same config."""
+    """The run's samples on its device, the same for the same config."""
     data = config.data
     x_train, y_train, x_test, y_test = _raw(data)
     x_train, y_train = _some(x_train, y_train, data.train)
@@ -45,10 +46,10 @@ def load(config: Config) -> Dataset:
     scale = x_train.std(axes, keepdim=True).clamp_min(1e-6)
     noisy = _with_noise(y_train, classes, data.label_noise, config.seed)
     return Dataset(
-        x_train=((x_train - mean) / scale).contiguous(),
-        y_train=noisy,
-        x_test=((x_test - mean) / scale).contiguous(),
-        y_test=y_test,
+        x_train=((x_train - mean) / scale).contiguous().to(config.device),
+        y_train=noisy.to(config.device),
+        x_test=((x_test - mean) / scale).contiguous().to(config.device),
+        y_test=y_test.to(config.device),
         classes=classes,
         flipped=int((noisy != y_train).sum()),
     )
@@ -108,8 +109,12 @@ def batch_indices(n: int, batch: int, seed: int, step: int) -> Tensor:
     """Rows of the batch of a step: a fresh order every epoch, the last batch may be short."""
     per_epoch = -(-n // batch)
     epoch, place = divmod(step, per_epoch)
-    order = torch.randperm(n, generator=seeds.generator(seed, "order", epoch))
-    return order[place * batch : (place + 1) * batch]
+    return _order(n, seed, epoch)[place * batch : (place + 1) * batch]
+
+
+@lru_cache(maxsize=2)
+def _order(n: int, seed: int, epoch: int) -> Tensor:
+    return torch.randperm(n, generator=seeds.generator(seed, "order", epoch))
 
 
 def _raw(data: Data) -> tuple[Tensor, Tensor, Tensor, Tensor]:

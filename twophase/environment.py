@@ -22,7 +22,9 @@ def record(run: RunDir, stage: str, seconds: float) -> None:
     path = run.path / "environment.json"
     times = run.load_json(path).get("stage_seconds", {}) if path.exists() else {}
     times = {**times, stage: round(seconds, 2)}
-    run.save_json(path, {**describe(), "kernel_plan": _plan(run), "stage_seconds": times})
+    run.save_json(
+        path, {**describe(run.config.device), "kernel_plan": _plan(run), "stage_seconds": times}
+    )
 
 
 def _plan(run: RunDir) -> list[str]:
@@ -34,14 +36,14 @@ def _plan(run: RunDir) -> list[str]:
         return str(file.plan).splitlines()
 
 
-def describe() -> dict:
+def describe(device: str = "cpu") -> dict:
     return {
         "versions": {"python": platform.python_version(), **{p: version(p) for p in PACKAGES}},
         "machine": {
             "platform": platform.platform(),
             "processor": _processor(),
             "cores": os.cpu_count(),
-            "device": "cpu",
+            "device": device if device == "cpu" else torch.cuda.get_device_name(),
         },
         "torch_threads_per_worker": 1,
         "dtype": str(torch.get_default_dtype()).removeprefix("torch."),

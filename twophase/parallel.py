@@ -13,9 +13,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from multiprocessing import resource_tracker
 
-import torch
-
-from twophase import data
+from twophase import data, device
 from twophase.config import Config
 from twophase.errors import UserError
 from twophase.rundir import RunDir
@@ -78,8 +76,7 @@ def _interrupts_held() -> Iterator[None]:
 
 
 def _start_worker() -> None:
-    """One thread for torch, and one that ends this worker with the process it works for."""
-    torch.set_num_threads(1)
+    """A thread that ends this worker with the process it works for."""
 
     def watch() -> None:
         multiprocessing.parent_process().join()
@@ -89,6 +86,7 @@ def _start_worker() -> None:
 
 
 def _call(function: Callable, run: RunDir, job: tuple) -> None:
+    device.prepare(run.config.device)
     function(run, _samples(run.config), *job)
 
 

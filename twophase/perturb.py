@@ -109,7 +109,7 @@ def _gradient(config: Config, data: Dataset, state: State, generator: torch.Gene
     model = train.network(config, data, state).train()
     torch.manual_seed(torch.randint(2**62, (1,), generator=generator).item())  # of dropout
     F.cross_entropy(model(data.x_train[rows]), data.y_train[rows]).backward()
-    return {f"model.{n}": p.grad.double() for n, p in model.named_parameters()}
+    return {f"model.{n}": p.grad.double().cpu() for n, p in model.named_parameters()}
 
 
 def _neighbours(

@@ -104,6 +104,8 @@ class Chaos(Section):
     """eps is its norm, the deviation of each entry, or its norm over that of the weights"""
     noise: Literal["same", "fresh"] = "same"
     """fresh: perturbed twins have an order of samples, augmentation and dropout of their own"""
+    lockstep: Literal["auto", "on", "off"] = "off"
+    """on: all twins of a t0 and the run trained at once and compared there; auto: on with cuda"""
     growth: Annotated[int, Field(ge=0)] = 0
     """steps after t0 during which the distance is recorded at each, under the same noise"""
     align: Literal["none", "weights", "activations"] = "none"

@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-import torch
-
-from twophase import chaos, cone, data, environment, kernels, linear, train
+from twophase import chaos, cone, data, device, environment, kernels, linear, train
 from twophase.parallel import map_jobs
 from twophase.rundir import RunDir
 
@@ -43,12 +41,12 @@ def _train(run: RunDir, bar: Bar, workers: int) -> None:
     train.stage(run, data.load(run.config), lambda step: bar.step())
 
 
-def _parallel(name: str, module, files: Callable[[RunDir, tuple], Path], function) -> Callable:
-    """A stage of independent jobs, each with a file of its own, and tables made from all."""
+def _parallel(name: str, module, files: Callable[..., list[Path]], function) -> Callable:
+    """A stage of independent jobs, each with files of its own, and tables made from all."""
 
     def work(run: RunDir, bar: Bar, workers: int) -> None:
         jobs = _tuples(module.jobs(run.config))
-        missing = [job for job in jobs if not files(run, job).exists()]
+        missing = [job for job in jobs if not all(p.exists() for p in files(run, *job))]
         bar.start(name, len(jobs), len(jobs) - len(missing))
         map_jobs(function, run, missing, workers, bar.step)
         module.collect(run)
@@ -60,16 +58,12 @@ def _tuples(jobs: list) -> list[tuple]:
     return [job if isinstance(job, tuple) else (job,) for job in jobs]
 
 
-def _twin(run: RunDir, job: tuple) -> Path:
-    return run.twin(*job)
+def _kernel(run: RunDir, *job) -> list[Path]:
+    return [run.kernel(*job)]
 
 
-def _kernel(run: RunDir, job: tuple) -> Path:
-    return run.kernel(*job)
-
-
-def _switched(run: RunDir, job: tuple) -> Path:
-    return run.switched(*job)
+def _switched(run: RunDir, *job) -> list[Path]:
+    return [run.switched(*job)]
 
 
 def _cone(run: RunDir, bar: Bar, workers: int) -> None:
@@ -90,10 +84,10 @@ STAGES: dict[str, Stage] = {
     "train": Stage(lambda run: [*_train_files(run), run.table("train")], _train),
     "chaos": Stage(
         lambda run: [
-            *(run.twin(*job) for job in chaos.jobs(run.config)),
+            *(path for job in chaos.jobs(run.config) for path in chaos.files(run, *job)),
             *(run.table(t) for t in chaos.TABLES),
         ],
-        _parallel("chaos", chaos, _twin, chaos.follow),
+        _parallel("chaos", chaos, chaos.files, chaos.follow),
         ("train",),
     ),
     "kernels": Stage(
@@ -138,7 +132,7 @@ def do(run: RunDir, name: str, bar: Bar, workers: int, done: set[str]) -> None:
     if complete(run, name):
         bar.finish(name, 0.0, skipped=True)
         return
-    torch.set_num_threads(1)  # sums split by threads would make the bits depend on the machine
+    device.prepare(run.config.device)
     start = time.monotonic()
     run.log("start", stage=name)
     STAGES[name].work(run, bar, workers)

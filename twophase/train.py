@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -31,10 +31,10 @@ def initial(config: Config, data: Dataset) -> State:
 
 
 def network(config: Config, data: Dataset, state: State) -> nn.Module:
-    """The model with the parameters and buffers of a state, in eval mode."""
+    """The model with the parameters and buffers of a state, in eval mode, where the samples are."""
     model = models.build(config, data.x_train[0], data.classes)
     model.load_state_dict(weights(state))
-    return model.eval()
+    return model.to(data.x_train.device).eval()
 
 
 def weights(state: State) -> dict[str, Tensor]:
@@ -43,12 +43,12 @@ def weights(state: State) -> dict[str, Tensor]:
 
 
 def state_of(model: nn.Module, optimizer: torch.optim.Optimizer | None) -> State:
-    """Everything that the next step depends on; the step itself is kept by the caller."""
-    state = {f"model.{k}": v.detach().clone() for k, v in model.state_dict().items()}
+    """Everything that the next step depends on, on the CPU; the caller keeps the step itself."""
+    state = {f"model.{k}": v.detach().to("cpu", copy=True) for k, v in model.state_dict().items()}
     for name, p in model.named_parameters() if optimizer else ():
         buffer = optimizer.state[p].get("momentum_buffer")
         if buffer is not None:
-            state[f"momentum.{name}"] = buffer.clone()
+            state[f"momentum.{name}"] = buffer.to("cpu", copy=True)
     return state
 
 
@@ -66,9 +66,7 @@ def advance(
     The batch, its augmentation, dropout masks and the rate of a step depend on the step alone, so
     twins that start here see the same noise. `tick` is called with each step done.
     """
-    model = models.build(config, data.x_train[0], data.classes)
-    model.load_state_dict(weights(state))
-    model.train()
+    model = network(config, data, state).train()
     found = {start: state} if start in stops else {}
     stops = tuple(stop for stop in sorted(stops) if stop > start)
     steps = run_sgd(model, config, data, arm, state, start, max(stops, default=start))
@@ -96,29 +94,46 @@ def run_sgd(
     )
     for name, p in model.named_parameters():
         if f"momentum.{name}" in state:
-            optimizer.state[p]["momentum_buffer"] = state[f"momentum.{name}"].clone()
+            momentum = state[f"momentum.{name}"].to(p.device, copy=True)
+            optimizer.state[p]["momentum_buffer"] = momentum
     for step in range(start, stop):
         loss = step_loss(model, config, data, step)
-        if not math.isfinite(loss.item()):
-            raise DivergedError(
-                f"training diverged: the loss is {loss.item()} at step {step} with rate "
-                f"{config.rate(arm, step) * rate_factor:g}; lower training.rate"
-            )
+        rate = config.rate(arm, step) * rate_factor
+        check_loss(loss.item(), step, rate)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        optimizer.param_groups[0]["lr"] = config.rate(arm, step) * rate_factor
+        optimizer.param_groups[0]["lr"] = rate
         optimizer.step()
         yield step + 1, optimizer
-    if not all(p.isfinite().all() for p in model.parameters()):
+    check_weights(model.parameters(), stop)
+
+
+def check_loss(loss: float, step: int, rate: float) -> None:
+    if not math.isfinite(loss):
+        raise DivergedError(
+            f"training diverged: the loss is {loss} at step {step} with rate {rate:g}; lower "
+            "training.rate"
+        )
+
+
+def check_weights(parameters: Iterable[Tensor], stop: int) -> None:
+    if not all(p.isfinite().all() for p in parameters):
         raise DivergedError(f"training diverged: weights overflowed by step {stop}")
 
 
 def step_loss(model: nn.Module, config: Config, data: Dataset, step: int) -> Tensor:
     """The loss that leads from `step` to the next: its batch, augmented, and its masks."""
+    x, y = step_batch(config, data, step)
+    return F.cross_entropy(model(x), y)
+
+
+def step_batch(config: Config, data: Dataset, step: int) -> tuple[Tensor, Tensor]:
+    """Samples, augmented, and labels of a step; seeds torch, whose next masks are the step's."""
     rows = batch_indices(len(data.x_train), config.training.batch, config.seed, step)
+    rows = rows.to(data.x_train.device)
     x = augment(data.x_train[rows], config.data, config.seed, step)
     torch.manual_seed(seeds.number(config.seed, "dropout", step))
-    return F.cross_entropy(model(x), data.y_train[rows])
+    return x, data.y_train[rows]
 
 
 def scores(model: nn.Module, data: Dataset) -> dict[str, float]:

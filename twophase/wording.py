@@ -85,6 +85,7 @@ def captions(config: Config, dtype: str) -> dict[str, str]:
     twins = (
         f"ε = {number(c.eps)} ({c.scale}), {c.draws} draws per t₀, {arms}, {dtype}, batch-norm "
         f"statistics {norm}"
+        + (", trained and compared in lockstep with the main run" if config.in_lockstep else "")
     )
     kernel = (
         f"eNTK of n = {k.probe} training inputs, outputs = “{k.outputs}”, {dtype}, sums in "

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from twophase.config import Config
+from twophase.linear_findings import ROUNDING
 from twophase.phases import core
 from twophase.tables import Rows, Tables
 from twophase.wording import LETTER, horizon, number, percent, share, step
+from twophase.wording_linear import points
 
 SYMMETRIC = 1e-12  # float64 sums over two orders of the same kernel
 
@@ -30,6 +32,9 @@ def controls(tables: Tables, findings: dict, config: Config) -> list[Control]:
         _walk(findings["cone"]),
         _matrix(tables["cone_matrix"]),
         _baselines(findings["linear"]),
+        _switch(findings["linear"]),
+        _lazy_momentum(findings["linear"]),
+        _frozen(findings["linear"]),
         _draws(config),
         Control("More than one training seed", "not run", f"one seed: {config.seed}"),
     ]
@@ -126,9 +131,38 @@ def _matrix(rows: Rows) -> Control:
 
 def _baselines(linear: dict | None) -> Control:
     name = "Lazy and non-linear baselines"
-    if not linear or linear["lazy"] is None or linear["nonlinear"] is None:
+    lazy = linear and linear["variant"] and linear["variants"][linear["variant"]]["lazy"]
+    if lazy is None or linear["nonlinear"] is None:
         return Control(name, "not run", "linear.csv lacks one of them")
-    detail = f"test error {percent(linear['lazy'])} lazy, {percent(linear['nonlinear'])} non-linear"
+    detail = f"test error {percent(lazy)} lazy, {percent(linear['nonlinear'])} non-linear"
+    return Control(name, "run", detail)
+
+
+def _switch(linear: dict | None) -> Control:
+    name = "The linear model equals the network at t"
+    if not linear or linear["start_error"] is None:
+        return Control(name, "not run", "no linearised run in linear.csv")
+    worst = linear["start_error"]
+    detail = f"largest difference {number(worst)} of the network’s largest output"
+    return Control(name, _verdict(worst <= ROUNDING), detail)
+
+
+def _lazy_momentum(linear: dict | None) -> Control:
+    name = "At t = 0 keeping momentum changes nothing"
+    if not linear or linear["momentum_at_0"] is None:
+        return Control(name, "not run", "needs a variant with -keep beside the same without, at 0")
+    return Control(name, _verdict(linear["momentum_at_0"]), "there is none to keep yet")
+
+
+def _frozen(linear: dict | None) -> Control:
+    name = "Frozen batch norm told apart from linearisation"
+    if not linear or not linear["costs"]:
+        return Control(name, "not run", "needs linear.variants to have nonlinear-frozen")
+    t, cost = max(linear["costs"].items())
+    detail = (
+        f"at t = {step(t)} freezing costs {points(cost['freezing'])} points of test error, "
+        f"linearising {points(cost['linearising'])} more"
+    )
     return Control(name, "run", detail)
 
 

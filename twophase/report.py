@@ -9,7 +9,17 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from twophase import cone_findings, phases, plots, plotstyle, tables, turning, wording
+from twophase import (
+    cone_findings,
+    linear_findings,
+    phases,
+    plots,
+    plotstyle,
+    tables,
+    turning,
+    wording,
+    wording_linear,
+)
 from twophase import config as configs
 from twophase.controls import controls
 from twophase.plots_chaos import excess
@@ -27,7 +37,7 @@ FIGURES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "matrix": ("cone", "All pairs of checkpoints", ("cone_matrix",)),
     "cone": ("cone", "To reference steps, and over lags", ("cone_reference", "cone_lagged")),
     "kernel": ("cone", "Size of the kernel", ("kernel",)),
-    "linear": ("linear", "Switching to the linear model", ("linear",)),
+    "linear": ("linear", "Switching to the linear model", ("linear", "regression")),
     "training": ("training", "The main run", ("train",)),
 }
 SECTIONS = {
@@ -45,9 +55,10 @@ def write(run: RunDir) -> None:
     steps, milestones = run.config.training.steps, run.config.training.milestones
     findings = phases.summary(found, steps, milestones)
     environment = _environment(run)
+    answers = [*wording.answers(findings), wording_linear.answer(findings["linear"])]
     facts = {
         "name": run.config.name,
-        "answers": [a._asdict() for a in wording.answers(findings)],
+        "answers": [a._asdict() for a in answers],
         "warnings": warnings + _more_warnings(findings),
         "findings": findings,
         "controls": [c._asdict() for c in controls(found, findings, run.config)],
@@ -87,8 +98,9 @@ def _more_warnings(findings: dict) -> list[str]:
     chaos = findings["chaos"]
     if chaos and chaos["controls"]["exact"] is False:
         lines.append("The ε = 0 twins differ from the main run: small divergences mean nothing.")
-    for t in (findings["linear"] or {}).get("diverged", ()):
-        lines.append(f"The run linearised at step {t} diverged; it has no scores.")
+    for name, found in (findings["linear"] or {"variants": {}})["variants"].items():
+        for t in found["diverged"]:
+            lines.append(f"The run switched to “{name}” at step {t} diverged; it has no scores.")
     return lines
 
 
@@ -98,7 +110,7 @@ def thresholds() -> dict[str, Any]:
         "fallen": phases.FALLEN,
         "partly": phases.PARTLY,
         "material": phases.MATERIAL,
-        "gained": phases.GAINED,
+        "gained": linear_findings.GAINED,
         "above_control": phases.ABOVE_CONTROL,
         "near": phases.NEAR,
         "slowed": cone_findings.SLOWED,
@@ -160,7 +172,7 @@ DATA: dict[str, Callable[[Tables], dict]] = {
         _melt(f["kernel"], ("frobenius_norm", "trace")), ("quantity", "arm"), "step", "value"
     ),
     "linear": lambda f: pivot(
-        _melt(f["linear"], SCORES), ("kind", "switch_step"), "quantity", "value"
+        _melt(f["linear"], SCORES), ("variant", "switch_step"), "quantity", "value"
     ),
     "training": lambda f: pivot(
         _melt(f["train"], ("rate", *SCORES)), ("quantity", "arm"), "step", "value"
@@ -189,8 +201,10 @@ def _page(run: RunDir, facts: dict, drawn: dict) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    formats = ("number", "percent", "degrees", "step", "interval")
+    formats = ("number", "percent", "share", "degrees", "step", "interval")
     environment.filters |= {name: getattr(wording, name) for name in formats}
+    environment.filters["variant_label"] = wording_linear.variant_label
+    dtype = facts["environment"].get("dtype", "float32")
     existing = [name for name in tables.STAGE if run.table(name).exists()]
     return environment.get_template("report.html").render(
         **facts,
@@ -200,7 +214,9 @@ def _page(run: RunDir, facts: dict, drawn: dict) -> str:
         figures=FIGURES,
         sections=SECTIONS,
         stages=tables.STAGE,
-        captions=wording.captions(run.config, facts["environment"].get("dtype", "float32")),
+        captions=wording.captions(run.config, dtype)
+        | {"linear": wording_linear.caption(run.config, dtype)},
+        means=wording_linear.MEAN,
         files={name: _data_uri(run.table(name).read_bytes()) for name in existing},
         measures=phases.MEASURES,
         core=phases.core,

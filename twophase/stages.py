@@ -47,17 +47,13 @@ def _parallel(name: str, module, files: Callable[[RunDir, tuple], Path], functio
     """A stage of independent jobs, each with a file of its own, and tables made from all."""
 
     def work(run: RunDir, bar: Bar, workers: int) -> None:
-        jobs = _tuples(module.jobs(run.config))
+        jobs = module.jobs(run.config)
         missing = [job for job in jobs if not files(run, job).exists()]
         bar.start(name, len(jobs), len(jobs) - len(missing))
         map_jobs(function, run, missing, workers, bar.step)
         module.collect(run)
 
     return work
-
-
-def _tuples(jobs: list) -> list[tuple]:
-    return [job if isinstance(job, tuple) else (job,) for job in jobs]
 
 
 def _twin(run: RunDir, job: tuple) -> Path:
@@ -111,8 +107,8 @@ STAGES: dict[str, Stage] = {
     ),
     "linear": Stage(
         lambda run: [
-            *(run.switched(s) for s in linear.jobs(run.config)),
-            run.table("linear"),
+            *(run.switched(*job) for job in linear.jobs(run.config)),
+            *(run.table(t) for t in linear.TABLES),
         ],
         _parallel("linear", linear, _switched, linear.follow),
         ("train",),

@@ -25,10 +25,11 @@ STAGE = {
     "cone_reference": "cone",
     "cone_lagged": "cone",
     "linear": "linear",
+    "regression": "linear",
 }
-OPTIONAL = ("growth",)  # empty unless the config asks for it
+OPTIONAL = ("growth", "regression")  # empty unless the config asks for it
 ARMS = ("schedule", "constant")
-TEXT = ("arm", "kind", "diverged", "layer")
+TEXT = ("arm", "kind", "diverged", "layer", "variant", "mean")
 WHOLE = (
     "step",
     "t0",
@@ -39,6 +40,7 @@ WHOLE = (
     "step_i",
     "step_j",
     "switch_step",
+    "samples",
     "test_samples",
 )
 

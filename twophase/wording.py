@@ -73,7 +73,6 @@ def answers(findings: dict) -> list[Answer]:
         _cone(findings["cone"]),
         _twins(findings["chaos"]),
         _schedule(findings),
-        _linear(findings["linear"]),
     ]
 
 
@@ -209,38 +208,6 @@ def _schedule(findings: dict) -> Answer:
     return Answer(question, word, reason)
 
 
-def _linear(found: dict | None) -> Answer:
-    question = "Linear switch"
-    if not found:
-        return Answer(question, "not measured", "There is no linearised run yet.")
-    known = {t: e for t, e in found["test_error"].items() if e is not None}
-    parts = [f"{percent(e)} from step {step(t)}" for t, e in known.items()]
-    half = found["half"]
-    closed = f" Half of the lazy run’s gap is closed by t ≈ {step(half)}." if half else ""
-    reason = (
-        f"Test error when training goes on linearised: {', '.join(parts)}; never linearised: "
-        f"{percent(found['nonlinear'])}.{closed}"
-    )
-    words = {"seen": "later is better", "not seen": "no gain seen"}
-    words["seen in part"] = "better than lazy, but not steadily"
-    return Answer(
-        question, words.get(found["verdict"], found["verdict"]), reason + _unsteady(found)
-    )
-
-
-def _unsteady(found: dict) -> str:
-    """Where a later switch did worse than an earlier one."""
-    if not found["rises"]:
-        return ""
-    rises = ", ".join(
-        f"by {number(100 * (found['test_error'][b] - found['test_error'][a]))} points from step "
-        f"{step(a)} to {step(b)}"
-        for a, b in found["rises"]
-    )
-    one = f" (one test sample is {percent(found['sample'])})" if found["sample"] else ""
-    return f" The error rises again {rises}{one}."
-
-
 def captions(config: Config, dtype: str) -> dict[str, str]:
     """What stands under each figure: n, output mode, ε, dtype, arms, draws."""
     c, k, last = config.chaos, config.kernels, step(config.training.steps)
@@ -274,9 +241,6 @@ def captions(config: Config, dtype: str) -> dict[str, str]:
         "independent turns of the measured size would reach. Right: distance over fixed lags Δ. "
         f"The right axes give the same in degrees. {kernel}.",
         "kernel": f"The size of the kernel, which the cosine distance does not see. {kernel}.",
-        "linear": f"Trained as the first-order Taylor model of step t on to step {last}, in the "
-        f"{ARM_LABEL[config.linear.arm]} arm: batch norm frozen with statistics re-estimated at t, "
-        f"momentum {config.linear.momentum}, rate times {config.linear.rate_factor:g}, {dtype}.",
         "training": "The main run; batch-norm statistics re-estimated before each evaluation, "
         f"{dtype}. Dashed verticals: drops of the rate.",
     }

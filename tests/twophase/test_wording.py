@@ -1,11 +1,5 @@
 from tests.twophase import synthetic
 from twophase import phases, tables, wording
-from twophase.config import Config
-
-
-def test_caption_says_what_batch_norm_does_after_the_switch():
-    caption = wording.captions(Config(), "float32")["linear"]
-    assert "batch norm frozen with statistics re-estimated at t, momentum reset" in caption
 
 
 def chaos(path, *overrides, effect=True):
@@ -31,21 +25,3 @@ def test_first_sentence_is_about_equal_time_left(tmp_path):
     assert without.startswith("Not compared at equal time left")
     absent = chaos(tmp_path / "absent", effect=False)
     assert absent.reason.startswith("Twins perturbed at t₀ = 0 to 800, compared")
-
-
-def test_a_rise_along_the_linear_switches_is_told():
-    errors = {0: 0.25, 50: 0.16, 400: 0.18, 900: 0.14}
-    rows = [
-        {"switch_step": t, "kind": kind, "test_error": e, "test_samples": 100}
-        for (t, e), kind in zip(
-            errors.items(), ("lazy", "linearised", "linearised", "nonlinear"), strict=True
-        )
-    ]
-    findings = {"chaos": None, "cone": None, "linear": phases.linear(rows)}
-    answer = wording.answers(findings)[-1]
-    assert answer.word == "better than lazy, but not steadily"
-    assert (
-        "rises again by 2 points from step 50 to 400 (one test sample is 1\u202f%)."
-        in answer.reason
-    )
-    assert "25\u202f% from step 0, 16\u202f% from step 50, 18\u202f% from step 400" in answer.reason

@@ -62,7 +62,8 @@ def type_of(schema: dict) -> str:
 
 def row(key: str, field: FieldInfo, schema: dict) -> str:
     default = "left out" if field.default is None else f"`{json.dumps(field.default)}`"
-    return f"| `{key}` | {type_of(schema)} | {default} | {schema['description']} |"
+    meaning = " ".join(schema["description"].split())
+    return f"| `{key}` | {type_of(schema)} | {default} | {meaning} |"
 
 
 def as_toml(values: dict) -> list[str]:

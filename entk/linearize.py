@@ -16,19 +16,24 @@ from entk.tangent import MODES, choose_mode, evaluate, shell_of
 
 
 def linearize(
-    model: nn.Module | Callable, *, params: Params = None, select: Select | None = None
+    model: nn.Module | Callable,
+    *,
+    params: Params = None,
+    select: Select | None = None,
+    offset: bool = True,
 ) -> LinearizedModel:
     """f_lin(x; w) = f(x; w0) + J(x; w0) (w - w0), where w0 are the model's parameters now.
 
     `params` names the parameters that may move (None: those with requires_grad; for a function, the
     dict of its tensors); the others and all buffers are frozen. `select` as for `ntk`. The model
     must be in eval mode and is copied, not touched. Its tangent kernel is the model's own at w0 and
-    stays so in training.
+    stays so in training. Without `offset` it is J(x; w0) (w - w0) alone, which starts from 0.
 
     Raises InputError and ModelStateError as `ntk`; the first call UnsupportedModelError, where the
     model's backward pass has no derivative (`nn.EmbeddingBag`, checkpoints).
 
-    Source: Lee et al. 2019 (arXiv 1902.06720).
+    Source: Lee et al. 2019 (arXiv 1902.06720); without offset: Ortiz-Jimenez et al. 2021
+    (arXiv 2106.06770).
 
     >>> import torch, entk
     >>> model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 1))
@@ -40,11 +45,12 @@ def linearize(
     model, params = as_module(model, params, select)
     names = parameter_names(model, params)
     check_state(model)
-    return LinearizedModel(model, names)
+    return LinearizedModel(model, names, offset)
 
 
 class LinearizedModel(nn.Module):
-    """f(x; w0) + J(x; w0) (w - w0). `parameters()` are w, under the names they have in the model.
+    """f(x; w0) + J(x; w0) (w - w0), the first term if it has an offset. `parameters()` are w, under
+    the names they have in the model.
 
     w0 and the model's buffers are buffers here, so they move and are saved with it. `train()` has
     no effect on the model inside, which stays in eval mode. J v comes from forward mode where
@@ -52,12 +58,13 @@ class LinearizedModel(nn.Module):
     `linearize` makes it.
     """
 
-    def __init__(self, model: nn.Module, names: tuple[str, ...]):
+    def __init__(self, model: nn.Module, names: tuple[str, ...], offset: bool = True):
         super().__init__()
         state = {n: p.detach().clone() for n, p in model.named_parameters()}
         state |= {n: b.detach().clone() for n, b in model.named_buffers()}
         self.mode: str | None = None  # "forward" or "reverse", found out at the first call
         self._names = names
+        self._offset = offset
         self._origin = nn.Module()
         for name, tensor in state.items():
             nest(self._origin, name, tensor)
@@ -81,7 +88,8 @@ class LinearizedModel(nn.Module):
         if self.mode is None:
             few = tree_map_only(Tensor, lambda t: t[:2].detach() if t.dim() else t, (args, kwargs))
             self.mode = choose_mode(lambda p: outputs(p, *few), at)
-        return sum(MODES[self.mode](lambda p: outputs(p, args, kwargs), at, move))
+        value, change = MODES[self.mode](lambda p: outputs(p, args, kwargs), at, move)
+        return value + change if self._offset else change
 
     def extra_repr(self) -> str:
-        return f"{len(self._names)} parameters, mode={self.mode}"
+        return f"{len(self._names)} parameters, mode={self.mode}, offset={self._offset}"

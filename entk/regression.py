@@ -21,11 +21,14 @@ class KernelRegression:
         dual    (K + ridge I)⁻¹ y, like y
         train   K dual, like y
         test    K_test dual, [M, O], or [M] if y is [N]; None without k_test
+        left_out  for each sample, the prediction of the regression without it, like y; None
+            unless asked for
     """
 
     dual: Float[Tensor, " N *O"]
     train: Float[Tensor, " N *O"]
     test: Float[Tensor, " M *O"] | None
+    left_out: Float[Tensor, " N *O"] | None = None
 
 
 def kernel_regression(
@@ -34,6 +37,7 @@ def kernel_regression(
     k_test: Kernel | None = None,
     *,
     ridge: float = 0.0,
+    leave_one_out: bool = False,
 ) -> KernelRegression:
     """f = K_test (K_train + ridge I)⁻¹ y, by Cholesky decomposition in float64.
 
@@ -51,13 +55,15 @@ def kernel_regression(
         y: real targets.
         k_test: rows are test samples, columns training samples: `entk.ntk(model, x_test, x)`.
         ridge: at least 0.
+        leave_one_out: also each sample's prediction by all others, y_n - G_nn⁻¹ dual_n with
+            G = (K_train + ridge I)⁻¹ and G_nn the block of sample n, one number or [O, O].
 
     Raises:
         InputError: shapes do not fit, a kernel or y is not finite, k_train is not symmetric, or
             k_train + ridge I is not positive definite (it names the smallest eigenvalue).
 
     Source: Saunders, Gammerman and Vovk 1998 (dual ridge regression); Jacot et al. 2018
-    (arXiv 1806.07572), section 5.
+    (arXiv 1806.07572), section 5; leave-one-out: Rasmussen and Williams 2006, section 5.4.2.
 
     >>> import torch, entk
     >>> k = torch.tensor([[2.0, 1.0], [1.0, 2.0]])
@@ -76,7 +82,8 @@ def kernel_regression(
         raise InputError(_not_definite(system, ridge))
     dual = torch.cholesky_solve(system.y, factor)
     test = None if crossed is None else system.like_y(crossed @ dual)
-    return KernelRegression(system.like_y(dual), system.like_y(k @ dual), test)
+    left_out = system.like_y(system.left_out(factor, dual)) if leave_one_out else None
+    return KernelRegression(system.like_y(dual), system.like_y(k @ dual), test, left_out)
 
 
 def _not_definite(system: System, ridge: float) -> str:
@@ -132,6 +139,13 @@ class System:
         else:
             t = t[0] if self.kind == "shared" else t[..., 0].mT
         return t.reshape(-1, *self._shape[1:]).to(self.dtype)
+
+    def left_out(self, factor: Tensor, dual: Tensor) -> Tensor:
+        """[B, R, C], from the Cholesky factor of K + ridge I."""
+        size = (self.n, self.o if self.kind == "full" else 1)
+        blocks = torch.cholesky_inverse(factor).unflatten(2, size).unflatten(1, size)
+        blocks = blocks.diagonal(dim1=1, dim2=3).movedim(-1, 1)  # [B, N, O or 1, O or 1]
+        return self.y - torch.linalg.solve(blocks, dual.unflatten(1, size)).flatten(1, 2)
 
     def test_kernel(self, k_test: Kernel) -> Tensor:
         """K_test [B, rows of M, R]"""

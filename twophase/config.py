@@ -69,6 +69,8 @@ class Config(Section):
             )
         if len(set(self.arms)) < len(self.arms):
             raise ValueError(f"arms: {list(self.arms)} has one twice")
+        if len(set(self.linear.variants)) < len(self.linear.variants):
+            raise ValueError(f"linear.variants: {list(self.linear.variants)} has one twice")
         if self.linear.switch and self.linear.arm not in self.arms:
             raise ValueError(f"linear.arm: {self.linear.arm!r} is not in arms {list(self.arms)}")
         if self.chaos.lockstep == "on" and self.chaos.noise == "fresh":

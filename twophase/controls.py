@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from twophase import linear_findings
 from twophase.config import Config
 from twophase.formats import number, percent, share, step
 from twophase.nulls import FEWEST, WALKS
 from twophase.phases import core
 from twophase.tables import Rows, Tables
 from twophase.wording_chaos import LETTER, horizon
+from twophase.wording_linear import points
 
 SYMMETRIC = 1e-12  # float64 sums over two orders of the same kernel
 EUCLIDEAN = 1e-9  # S of 1e-4 or more has 12 digits
@@ -41,6 +43,9 @@ def controls(tables: Tables, findings: dict, config: Config) -> list[Control]:
         _euclidean(findings["cone"]),
         *_computed_again(tables),
         _baselines(findings["linear"]),
+        _switch(findings["linear"]),
+        _lazy_momentum(findings["linear"]),
+        _frozen(findings["linear"]),
         _draws(config),
         Control("More than one training seed", "not run", f"one seed: {config.seed}"),
     ]
@@ -188,9 +193,38 @@ def _matrix(rows: Rows) -> Control:
 
 def _baselines(linear: dict | None) -> Control:
     name = "Lazy and non-linear baselines"
-    if not linear or linear["lazy"] is None or linear["nonlinear"] is None:
+    lazy = linear and linear["variant"] and linear["variants"][linear["variant"]]["lazy"]
+    if lazy is None or linear["nonlinear"] is None:
         return Control(name, "not run", "linear.csv lacks one of them")
-    detail = f"test error {percent(linear['lazy'])} lazy, {percent(linear['nonlinear'])} non-linear"
+    detail = f"test error {percent(lazy)} lazy, {percent(linear['nonlinear'])} non-linear"
+    return Control(name, "run", detail)
+
+
+def _switch(linear: dict | None) -> Control:
+    name = "The linear model equals the network at t"
+    if not linear or linear["start_error"] is None:
+        return Control(name, "not run", "no linearised run in linear.csv")
+    worst = linear["start_error"]
+    detail = f"largest difference {number(worst)} of the network’s largest output"
+    return Control(name, _verdict(worst <= linear_findings.ROUNDING), detail)
+
+
+def _lazy_momentum(linear: dict | None) -> Control:
+    name = "At t = 0 keeping momentum changes nothing"
+    if not linear or linear["momentum_at_0"] is None:
+        return Control(name, "not run", "needs a variant with -keep beside the same without, at 0")
+    return Control(name, _verdict(linear["momentum_at_0"]), "there is none to keep yet")
+
+
+def _frozen(linear: dict | None) -> Control:
+    name = "Frozen batch norm told apart from linearisation"
+    if not linear or not linear["costs"]:
+        return Control(name, "not run", "needs linear.variants to have nonlinear-frozen")
+    t, cost = max(linear["costs"].items())
+    detail = (
+        f"at t = {step(t)} freezing costs {points(cost['freezing'])} points of test error, "
+        f"linearising {points(cost['linearising'])} more"
+    )
     return Control(name, "run", detail)
 
 

@@ -75,6 +75,7 @@ def _check(config: Config, x_train: Tensor, x_test: Tensor) -> None:
     for key, size in {
         "kernels.probe": config.kernels.probe,
         "training.batch": config.training.batch,
+        "linear.regression": config.linear.regression,
     }.items():
         if size > len(x_train):
             raise UserError(f"{key}={size}: there are only {len(x_train)} training samples")

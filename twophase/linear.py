@@ -1,58 +1,97 @@
-"""The linear switch: train to t, then train the first-order Taylor model on to the end."""
+"""The linear switch: train to t, then train a first-order model of the network on to the end."""
 
 from __future__ import annotations
 
 import math
 
+from torch import nn
+
 import entk
-from twophase import train
+from twophase import regression, train
 from twophase.config import Config
 from twophase.data import Dataset
 from twophase.errors import DivergedError
+from twophase.metrics import logits
 from twophase.rundir import RunDir
+from twophase.train import State
 
 COLUMNS = (
-    *("arm", "switch_step", "step", "kind", "diverged", "test_samples"),
+    *("arm", "variant", "switch_step", "step", "start_error", "diverged", "test_samples"),
     *("train_loss", "train_error", "test_loss", "test_error"),
 )
+TABLES = {"linear": COLUMNS, "regression": regression.COLUMNS}
 
 
-def jobs(config: Config) -> list[int]:
-    return [t for t in config.linear.switch if t < config.training.steps]
+def jobs(config: Config) -> list[tuple[str, int]]:
+    options = config.linear
+    names = [*options.variants, *(["regression"] if options.regression else [])]
+    return [(name, t) for name in names for t in options.switch]
 
 
-def follow(run: RunDir, data: Dataset, switch: int) -> None:
-    """The linearised run from one switch step.
+def start(config: Config, data: Dataset, state: State, variant: str) -> tuple[nn.Module, State]:
+    """What a variant trains from a state of the main run, and the momentum that it starts with.
 
-    Batch norm is in eval mode from then on, its statistics re-estimated for the weights at t.
+    All of it in eval mode: batch norm has fixed statistics and dropout is off.
     """
+    network = train.network if "running" in variant else train.evaluated
+    model = network(config, data, state)
+    if not variant.startswith("nonlinear"):
+        model = entk.linearize(model, offset=variant.startswith("taylor"))
+    momentum = {k: v for k, v in state.items() if k.startswith("momentum.")}
+    return model, momentum if "keep" in variant else {}
+
+
+def start_error(config: Config, data: Dataset, state: State, variant: str) -> float | None:
+    """max |f_lin - f| / max |f| over the test set at w_t, f 0 for the tangent; rounding.
+
+    None for the network itself, and where its outputs are not finite.
+    """
+    if variant.startswith("nonlinear"):
+        return None
+    twin = variant.replace("taylor", "nonlinear").replace("tangent", "nonlinear")
+    models = [start(config, data, state, name)[0] for name in (variant, twin)]
+    found, f = (logits(model, data.x_test) for model in models)
+    expected = f if variant.startswith("taylor") else 0 * f
+    error = (found - expected).abs().max().item() / (f.abs().max().item() or 1.0)
+    return error if math.isfinite(error) else None
+
+
+def follow(run: RunDir, data: Dataset, variant: str, switch: int) -> None:
+    """One variant from one switch step to the end."""
     config = run.config
     options, last = config.linear, config.training.steps
     state = run.load_state(run.checkpoint(options.arm, switch))
-    model = entk.linearize(train.evaluated(config, data, state))
-    momentum = {k: v for k, v in state.items() if k.startswith("momentum.")}
-    kept = momentum if options.momentum == "keep" else {}
-    row = {"arm": options.arm, "switch_step": switch, "step": last, "diverged": False}
-    row |= {"kind": "linearised" if switch else "lazy", "test_samples": len(data.x_test)}
+    if variant == "regression":
+        run.save_json(
+            run.switched(variant, switch), regression.measure(config, data, state, switch)
+        )
+        return
+    row = {"arm": options.arm, "variant": variant, "switch_step": switch, "step": last}
+    row |= {"start_error": start_error(config, data, state, variant)}
+    row |= {"diverged": False, "test_samples": len(data.x_test)}
+    model, momentum = start(config, data, state, variant)
     factor = options.rate_factor
     try:
-        for _ in train.run_sgd(model, config, data, options.arm, kept, switch, last, factor):
+        for _ in train.run_sgd(model, config, data, options.arm, momentum, switch, last, factor):
             pass
         found = train.scores(model, data)
         row |= found if all(map(math.isfinite, found.values())) else {"diverged": True}
     except DivergedError:  # a linear model may diverge where the network does not: that is a result
         row["diverged"] = True
-    run.save_json(run.switched(switch), row)
+    run.save_json(run.switched(variant, switch), row)
 
 
 def collect(run: RunDir) -> None:
-    """linear.csv: the switched runs, and beside them the run that never switched."""
+    """linear.csv: every variant, and beside them the run that never switched; regression.csv."""
     config = run.config
     arm, last = config.linear.arm, config.training.steps
-    rows = [run.load_json(run.switched(switch)) for switch in jobs(config)]
+    found = {job: run.load_json(run.switched(*job)) for job in jobs(config)}
+    rows = [row for (name, _), row in found.items() if name != "regression"]
     for row in run.load_table("train"):
         if row["arm"] == arm and int(row["step"]) == last:
-            keep = {k: row[k] for k in COLUMNS[6:]}
-            full = {"arm": arm, "switch_step": last, "step": last, "kind": "nonlinear"}
+            keep = {k: row[k] for k in COLUMNS[7:]}
+            full = {"arm": arm, "variant": "nonlinear", "switch_step": last, "step": last}
             rows.append({**full, "diverged": False, **keep})
     run.save_table("linear", COLUMNS, rows)
+    regressed = [row for (name, _), part in found.items() if name == "regression" for row in part]
+    run.save_table("regression", regression.COLUMNS, regressed)

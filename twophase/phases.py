@@ -10,6 +10,7 @@ from statistics import median
 
 from twophase.cone_findings import cone
 from twophase.growth_findings import growth
+from twophase.linear_findings import linear
 from twophase.tables import Rows, Tables
 from twophase.turning import Interval, bootstrap, change, crossing, resolution
 
@@ -45,7 +46,6 @@ MATERIAL = {  # levels below these are too small to speak of a fall
     "aligned_barrier_train": 0.01,
     "aligned_barrier_test": 0.01,
 }
-GAINED = 0.01  # of test error, what a later switch has to save against the lazy run
 ABOVE_CONTROL = 10.0  # and they have to stand out of the eps = 0 control by this factor
 NEAR = 3.0  # turns agree if the largest s + t is at most this many times the smallest
 SAME_HORIZON = 0.1  # t1 - t0 may differ by this share and count as one time left to grow
@@ -57,7 +57,7 @@ def summary(tables: Tables, last: int, milestones: tuple[int, ...]) -> dict:
         "chaos": chaos(tables["chaos"], last) if tables["chaos"] else None,
         "cone": cone(tables, last, milestones) if tables["cone_lagged"] else None,
         "growth": growth(tables["growth"]) if tables["growth"] else None,
-        "linear": linear(tables["linear"]) if tables["linear"] else None,
+        "linear": linear(tables, NEAR) if tables["linear"] else None,
     }
 
 
@@ -275,44 +275,3 @@ def same_horizon(rows: Rows, arm: str, controls: dict[str, float]) -> dict | Non
         if all(values.values()):
             falls[measure] = fall(measure, values, controls.get(measure))
     return {"horizon": horizon, "t1": near, "measures": falls}
-
-
-def linear(rows: Rows) -> dict:
-    """Test error at the end against the switch step, and the share of the lazy run's gap closed.
-
-    "seen": some later switch beats the lazy run, and none does worse than an earlier one by more
-    than one test sample; "seen in part": only the first of these.
-    """
-    switched = {r["switch_step"]: r for r in rows if r["kind"] in ("linearised", "lazy")}
-    errors = {t: r["test_error"] for t, r in sorted(switched.items())}
-    known = {t: e for t, e in errors.items() if e is not None}
-    full = next((r["test_error"] for r in rows if r["kind"] == "nonlinear"), None)
-    lazy = next((r["test_error"] for r in rows if r["kind"] == "lazy"), None)
-    gap = lazy - full if lazy is not None and full is not None else None
-    closed = {t: (lazy - e) / gap for t, e in known.items()} if gap and gap > 0 else {}
-    sample = 1 / rows[0]["test_samples"] if rows[0].get("test_samples") else 0.0
-    best = {t: min((s for s in known if s < t), key=known.get) for t in list(known)[1:]}
-    rises = [(a, t) for t, a in best.items() if known[t] > known[a] + sample * (1 + 1e-9)]
-    gains = [lazy - e for t, e in known.items() if t > 0] if lazy is not None else []
-    word = "not measured"
-    if gains:
-        lost = rises or len(known) < len(errors)
-        word = "seen in part" if lost else "seen"
-        word = word if max(gains) >= max(GAINED, sample) else "not seen"
-    return {
-        "sample": sample,
-        "rises": rises,
-        "test_error": errors,
-        "nonlinear": full,
-        "lazy": lazy,
-        "gap_closed": closed,
-        "half": _half_closed(closed),
-        "diverged": sorted(t for t, e in errors.items() if e is None),
-        "verdict": word,
-    }
-
-
-def _half_closed(closed: dict[int, float]) -> float | None:
-    if len(closed) < 2:
-        return None
-    return crossing(list(closed), [1 - share for share in closed.values()], 0.5)

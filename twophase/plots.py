@@ -11,6 +11,7 @@ from twophase.phases import MEASURES, arms_of
 from twophase.plots_chaos import barrier, falls, growth, maps, matched, predictions
 from twophase.plots_geometry import inside, labels, layers, path, rank, speed
 from twophase.plots_kernel import cone, matrix, size
+from twophase.plots_linear import linear
 from twophase.plots_twins import exponents, features
 from twophase.plotstyle import (
     ARM_COLOUR,
@@ -113,41 +114,6 @@ def _turns(found: dict) -> Panel:
 def _short(measure: str) -> str:
     name = MEASURES[measure]
     return name.split(" of the")[0] if len(name) > 26 else name
-
-
-def linear(tables: Tables, findings: dict, milestones: tuple[int, ...]) -> list[Panel]:
-    """Scores at the end against the switch step, beside the lazy and the non-linear run."""
-    rows = tables["linear"]
-    switched = any(r["kind"] != "nonlinear" for r in rows)
-    names = {
-        "test_error": "Test error at the end",
-        "train_loss": "Training loss at the end",
-    }
-    return [_switch(rows, column, title) for column, title in names.items()] if switched else []
-
-
-def _switch(rows: Rows, column: str, title: str) -> Panel:
-    figure, axes = blank(title, "step of the switch to the linear model, t")
-    line = sorted(
-        (r["switch_step"], r[column])
-        for r in rows
-        if r["kind"] in ("linearised", "lazy") and r[column] is not None
-    )
-    if line:
-        axes.plot(
-            *zip(*line, strict=True), "o-", color=COLOUR["green"], label="linearised from t on"
-        )
-    marks = {"lazy": ("pink", (0, (1, 1.6)), "lazy: linear from step 0")}
-    marks["nonlinear"] = ("ink", (0, (4, 2)), "never linearised")
-    for r in rows:
-        if r["kind"] in marks and r[column] is not None:
-            colour, dashes, label = marks[r["kind"]]
-            axes.axhline(r[column], color=COLOUR[colour], ls=dashes, lw=1.2, label=label)
-    grid = sorted({r["switch_step"] for r in rows if r["kind"] != "nonlinear"})
-    steps_axis(axes, grid)
-    axes.set_ylim(bottom=0)
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2)
-    return Panel(f"linear-{column}", f"{title} against the switch step.", figure)
 
 
 def training(tables: Tables, findings: dict, milestones: tuple[int, ...]) -> list[Panel]:

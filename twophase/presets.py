@@ -31,7 +31,11 @@ PRESETS: dict[str, dict[str, Any]] = {
         "chaos": {"t0": [0, 25, 50, 100, 200, 300, 450, 650], "t1": [450, 475, 500, 550, 650, 750]},
         "kernels": {"probe": 48, "steps": list(range(0, 901, 50))},
         "cone": {"tau": [0, 100, 200, 400, 600], "lags": [50, 100, 200]},
-        "linear": {"switch": [0, 50, 400]},
+        "linear": {
+            "switch": [0, 50, 400],
+            "variants": ["taylor", "tangent", "nonlinear-frozen"],
+            "regression": 64,
+        },
     },
     "resnet20-cifar10": {
         **_CIFAR,

@@ -14,6 +14,7 @@ from twophase import (
     cone_findings,
     formats,
     kernel_findings,
+    linear_findings,
     nulls,
     phases,
     plots,
@@ -21,6 +22,7 @@ from twophase import (
     tables,
     turning,
     wording,
+    wording_linear,
 )
 from twophase import config as configs
 from twophase.controls import controls
@@ -49,7 +51,7 @@ FIGURES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "labels": ("cone", "The kernel and the labels", ("kernel", "train")),
     "rank": ("cone", "Spectrum of the kernel", ("kernel", "spectrum")),
     "kernel": ("cone", "Size of the kernel", ("kernel",)),
-    "linear": ("linear", "Switching to the linear model", ("linear",)),
+    "linear": ("linear", "Switching to the linear model", ("linear", "regression")),
     "training": ("training", "The main run", ("train",)),
 }
 IF_ASKED = ("exponents", "matched", "layers")  # left out where the config does not ask for them
@@ -111,8 +113,9 @@ def _more_warnings(findings: dict) -> list[str]:
     chaos = findings["chaos"]
     if chaos and chaos["controls"]["exact"] is False:
         lines.append("The ε = 0 twins differ from the main run: small divergences mean nothing.")
-    for t in (findings["linear"] or {}).get("diverged", ()):
-        lines.append(f"The run linearised at step {t} diverged; it has no scores.")
+    for name, found in (findings["linear"] or {"variants": {}})["variants"].items():
+        for t in found["diverged"]:
+            lines.append(f"The run switched to “{name}” at step {t} diverged; it has no scores.")
     return lines
 
 
@@ -122,7 +125,7 @@ def thresholds() -> dict[str, Any]:
         "fallen": phases.FALLEN,
         "partly": phases.PARTLY,
         "material": phases.MATERIAL,
-        "gained": phases.GAINED,
+        "gained": linear_findings.GAINED,
         "above_control": phases.ABOVE_CONTROL,
         "near": phases.NEAR,
         "slowed": cone_findings.SLOWED,
@@ -205,7 +208,7 @@ DATA: dict[str, Callable[[Tables], dict]] = {
         _melt(f["kernel"], ("frobenius_norm", "trace")), ("quantity", "arm"), "step", "value"
     ),
     "linear": lambda f: pivot(
-        _melt(f["linear"], SCORES), ("kind", "switch_step"), "quantity", "value"
+        _melt(f["linear"], SCORES), ("variant", "switch_step"), "quantity", "value"
     ),
     "training": lambda f: pivot(
         _melt(f["train"], ("rate", *SCORES)), ("quantity", "arm"), "step", "value"
@@ -255,9 +258,11 @@ def _page(run: RunDir, facts: dict, drawn: dict) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    names = ("number", "percent", "degrees", "step", "interval")
+    names = ("number", "percent", "share", "degrees", "step", "interval")
     environment.filters |= {name: getattr(formats, name) for name in names}
     environment.filters["middle"] = lambda values: median(values) if values else None
+    environment.filters["variant_label"] = wording_linear.variant_label
+    dtype = facts["environment"].get("dtype", "float32")
     existing = [name for name in tables.STAGE if run.table(name).exists()]
     return environment.get_template("report.html").render(
         **facts,
@@ -267,7 +272,8 @@ def _page(run: RunDir, facts: dict, drawn: dict) -> str:
         figures={name: FIGURES[name] for name in drawn},
         sections=SECTIONS,
         stages=tables.STAGE,
-        captions=wording.captions(run.config, facts["environment"].get("dtype", "float32")),
+        captions=wording.captions(run.config, dtype),
+        means=wording_linear.MEAN,
         files={name: _data_uri(run.table(name).read_bytes()) for name in existing},
         measures=phases.MEASURES,
         core=phases.core,

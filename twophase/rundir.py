@@ -95,8 +95,8 @@ class RunDir:
         """What became of a twin, in all arms; draw 0 is the control."""
         return self.path / "chaos" / f"t0-{t0:06d}-draw{draw}.json"
 
-    def switched(self, step: int) -> Path:
-        return self.path / "linear" / f"switch-{step:06d}.json"
+    def switched(self, variant: str, step: int) -> Path:
+        return self.path / "linear" / variant / f"switch-{step:06d}.json"
 
     def table(self, name: str) -> Path:
         return self.path / "tables" / f"{name}.csv"

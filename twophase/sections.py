@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 Arm = Literal["schedule", "constant"]
 Steps = tuple[Annotated[int, Field(ge=0)], ...]
 Count = Annotated[int, Field(ge=1)]
+Variant = Annotated[str, Field(pattern=r"^(taylor|tangent|nonlinear-frozen)(-keep)?(-running)?$")]
 
 
 def _at_least_a_megabyte(value: str) -> str:
@@ -144,13 +145,17 @@ class Cone(Section):
 
 
 class Linear(Section):
-    """Switch to the linearised model at t and train on."""
+    """Switch to the linearised model at t and train on; or to kernel regression."""
 
     switch: Steps = (0, 1000)
     """steps t; 0 is the lazy run"""
     arm: Arm = "schedule"
     """whose checkpoints and rate are used"""
-    momentum: Literal["reset", "keep"] = "reset"
-    """what becomes of the momentum buffers at t"""
+    variants: Annotated[tuple[Variant, ...], Field(min_length=1)] = ("taylor",)
+    """what is trained on: the Taylor model, its tangent alone (without the network's outputs at t),
+    or the network itself with batch norm frozen; momentum starts at zero unless -keep follows,
+    batch-norm statistics are re-estimated at t unless -running follows"""
     rate_factor: Annotated[float, Field(gt=0, le=1e38)] = 1.0
     """factor of the rate after t"""
+    regression: Annotated[int, Field(ge=0)] = 0
+    """training inputs of a kernel regression with the kernel of t, of kernels.outputs; 0: none"""

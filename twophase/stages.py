@@ -45,17 +45,13 @@ def _parallel(name: str, module, files: Callable[..., list[Path]], function) -> 
     """A stage of independent jobs, each with files of its own, and tables made from all."""
 
     def work(run: RunDir, bar: Bar, workers: int) -> None:
-        jobs = _tuples(module.jobs(run.config))
+        jobs = module.jobs(run.config)
         missing = [job for job in jobs if not all(p.exists() for p in files(run, *job))]
         bar.start(name, len(jobs), len(jobs) - len(missing))
         map_jobs(function, run, missing, workers, bar.step)
         module.collect(run)
 
     return work
-
-
-def _tuples(jobs: list) -> list[tuple]:
-    return [job if isinstance(job, tuple) else (job,) for job in jobs]
 
 
 def _kernel(run: RunDir, *job) -> list[Path]:
@@ -105,8 +101,8 @@ STAGES: dict[str, Stage] = {
     ),
     "linear": Stage(
         lambda run: [
-            *(run.switched(s) for s in linear.jobs(run.config)),
-            run.table("linear"),
+            *(run.switched(*job) for job in linear.jobs(run.config)),
+            *(run.table(t) for t in linear.TABLES),
         ],
         _parallel("linear", linear, _switched, linear.follow),
         ("train",),

@@ -29,10 +29,11 @@ STAGE = {
     "cone_neighbours": "cone",
     "cone_layers": "cone",
     "linear": "linear",
+    "regression": "linear",
 }
-OPTIONAL = ("growth", "cone_layers")  # empty unless the config asks for it
+OPTIONAL = ("growth", "cone_layers", "regression")  # empty unless the config asks for it
 ARMS = ("schedule", "constant")
-TEXT = ("arm", "kind", "diverged", "layer", "check")
+TEXT = ("arm", "kind", "diverged", "layer", "check", "variant", "mean")
 WHOLE = (
     "step",
     "t0",
@@ -43,6 +44,7 @@ WHOLE = (
     "step_i",
     "step_j",
     "switch_step",
+    "samples",
     "test_samples",
     "samples",
     "rank",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from twophase import wording_cone
+from twophase import wording_cone, wording_linear
 from twophase.config import Config
-from twophase.formats import Answer, number, percent, share, step
+from twophase.formats import Answer, number, share, step
 from twophase.phases import MEASURES
 from twophase.plotstyle import ARM_LABEL
 from twophase.wording_chaos import SPOKEN, chaos, growth, twins
@@ -19,7 +19,7 @@ def answers(findings: dict) -> list[Answer]:
         cone(findings["cone"]),
         twins(findings["chaos"]),
         _schedule(findings),
-        _linear(findings["linear"]),
+        wording_linear.answer(findings["linear"]),
     ]
 
 
@@ -38,38 +38,6 @@ def _schedule(findings: dict) -> Answer:
     word = share(high) if share(low) == share(high) else f"{100 * low:.0f}–{share(high)}"
     reason = f"Share of each fall that is missing at constant rate: {', '.join(parts)}."
     return Answer(question, word, reason)
-
-
-def _linear(found: dict | None) -> Answer:
-    question = "Linear switch"
-    if not found:
-        return Answer(question, "not measured", "There is no linearised run yet.")
-    known = {t: e for t, e in found["test_error"].items() if e is not None}
-    parts = [f"{percent(e)} from step {step(t)}" for t, e in known.items()]
-    half = found["half"]
-    closed = f" Half of the lazy run’s gap is closed by t ≈ {step(half)}." if half else ""
-    reason = (
-        f"Test error when training goes on linearised: {', '.join(parts)}; never linearised: "
-        f"{percent(found['nonlinear'])}.{closed}"
-    )
-    words = {"seen": "later is better", "not seen": "no gain seen"}
-    words["seen in part"] = "better than lazy, but not steadily"
-    return Answer(
-        question, words.get(found["verdict"], found["verdict"]), reason + _unsteady(found)
-    )
-
-
-def _unsteady(found: dict) -> str:
-    """Where a later switch did worse than an earlier one."""
-    if not found["rises"]:
-        return ""
-    rises = ", ".join(
-        f"by {number(100 * (found['test_error'][b] - found['test_error'][a]))} points from step "
-        f"{step(a)} to {step(b)}"
-        for a, b in found["rises"]
-    )
-    one = f" (one test sample is {percent(found['sample'])})" if found["sample"] else ""
-    return f" The error rises again {rises}{one}."
 
 
 def captions(config: Config, dtype: str) -> dict[str, str]:
@@ -116,9 +84,7 @@ def captions(config: Config, dtype: str) -> dict[str, str]:
         "barrier": "Loss on the straight line between main run and twin, above the straight line "
         f"of its ends (dashed), at t₁ = {last}; mean over draws. {twins}; {c.alphas} points.",
         **wording_cone.captions(kernel, drops),
-        "linear": f"Trained as the first-order Taylor model of step t on to step {last}, in the "
-        f"{ARM_LABEL[config.linear.arm]} arm: batch norm frozen with statistics re-estimated at t, "
-        f"momentum {config.linear.momentum}, rate times {config.linear.rate_factor:g}, {dtype}.",
+        "linear": wording_linear.caption(config, dtype),
         "training": "The main run; batch-norm statistics re-estimated before each evaluation, "
         f"{dtype}. Dashed verticals: drops of the rate.",
     }

@@ -47,6 +47,20 @@ def test_taylor_of_first_order(name):
     assert tolerance.error(found, outputs + change.view_as(outputs)) <= tolerance.FLOAT64
 
 
+@pytest.mark.parametrize("name", ["mlp", "resnet_b", "embedding_padding"])
+def test_without_offset_it_is_the_tangent_alone(name):
+    """Forward mode and, where a padding index forbids it, reverse mode."""
+    model, x, _ = BY_NAME[name].make()
+    linear = entk.linearize(model, offset=False)
+    with torch.no_grad():
+        assert not linear(x).any()
+    steps, jacobian = move(linear), oracle.jacobian(model, x)
+    change = sum(j.flatten(2) @ steps[n].flatten() for n, j in jacobian.items())
+    with torch.no_grad():
+        assert tolerance.error(linear(x).flatten(1), change) <= tolerance.FLOAT64
+    assert "offset=False" in repr(linear)
+
+
 def test_no_change_is_bit_exact():
     model, x = mlp(torch.float32), torch.randn(5, 4)
     assert torch.equal(entk.linearize(model)(x), model(x))

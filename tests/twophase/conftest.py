@@ -60,7 +60,7 @@ def values(samples):
         | {"growth": 4, "align": "weights"},
         "kernels": {"steps": [0, 5, 10, 20], "probe": 5},
         "cone": {"tau": [0, 5], "lags": [5]},
-        "linear": {"switch": [0, 10]},
+        "linear": {"switch": [0, 10], "variants": ["taylor", "nonlinear-frozen"], "regression": 6},
     }
 
 

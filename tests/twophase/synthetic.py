@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from twophase import chaos, cone, config, kernels, linear, train
+from twophase import chaos, cone, config, kernels, linear, regression, train
 from twophase.metrics import angle
 from twophase.rundir import RunDir
 
@@ -20,7 +20,8 @@ CONFIG = {
     "chaos": {"t0": list(T0), "t1": [800, 820, 850, 900, 1000, 1200]},
     "kernels": {"probe": 64, "steps": [0, 50, *range(100, 1601, 100)]},
     "cone": {"tau": [0, 400, 800], "lags": [100, 200, 400]},
-    "linear": {"switch": [0, 100, 400, 800]},
+    "linear": {"switch": [0, 100, 400, 800], "regression": 32}
+    | {"variants": ["taylor", "tangent", "nonlinear-frozen"]},
 }
 # arXiv's measures at t1 = T for t0 = 0 .. 800, of the size that digits and a thin ResNet give
 LEVELS = {
@@ -205,11 +206,21 @@ def _kernel(rows: dict[str, list], key: dict) -> None:
 
 
 def _linear(run: RunDir, effect: bool) -> None:
-    rows = []
-    for switch in (*run.config.linear.switch, 1600):
-        error = 0.04 + (0.2 * math.exp(-switch / 150) if effect else 0.2 * (switch < 1600))
-        kind = {0: "lazy", 1600: "nonlinear"}.get(switch, "linearised")
-        row = {"arm": "schedule", "switch_step": switch, "step": 1600, "kind": kind}
-        scores = {"train_loss": 10 * error, "train_error": error, "test_loss": 8 * error}
-        rows.append({**row, "diverged": False, **scores, "test_error": error})
+    """Errors fall to 0.04 over 150 steps for every variant, with less to lose by freezing alone."""
+    rows, regressed = [], []
+    lost = {"nonlinear-frozen": 0.02}
+    for variant in (*run.config.linear.variants, "nonlinear"):
+        for switch in run.config.linear.switch if variant != "nonlinear" else (1600,):
+            height = lost.get(variant, 0.2)
+            error = 0.04 + height * (math.exp(-switch / 150) if effect else switch < 1600)
+            row = {"arm": "schedule", "variant": variant, "switch_step": switch, "step": 1600}
+            scores = {"train_loss": 10 * error, "train_error": error, "test_loss": 8 * error}
+            rows.append({**row, "diverged": False, **scores, "test_error": error})
+            rows[-1] |= {} if "nonlinear" in variant else {"start_error": 1e-7}
+    for switch in run.config.linear.switch if run.config.linear.regression else ():
+        for mean, error in (("zero", 0.4), ("network", 0.3)):
+            row = {"arm": "schedule", "switch_step": switch, "mean": mean, "test_samples": 450}
+            samples = {"samples": run.config.linear.regression, "ridge": 1e-3}
+            regressed.append({**row, **samples, "left_out_error": error, "test_error": error})
     run.save_table("linear", linear.COLUMNS, rows)
+    run.save_table("regression", regression.COLUMNS, regressed)

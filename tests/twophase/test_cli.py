@@ -161,7 +161,7 @@ def test_killed_again_and_again_it_ends_with_the_same_bits(file, tmp_path, finis
         ("chaos", "checkpoints/*/step-*"),
         ("chaos", "chaos/*.json"),
         ("kernels", "kernels/*/*"),
-        ("linear", "linear/*.json"),
+        ("linear", "linear/*/*.json"),
     ):
         process = start(stage, file, "--out", out)
         wait_for(lambda p=pattern: list(out.glob(p)), process)

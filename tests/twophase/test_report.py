@@ -11,6 +11,7 @@ from twophase import report, tables
 from twophase.errors import UserError
 
 EVIL = "</title><script>alert('x')</script>&\"<b>"
+KEPT = ("linear", "regression", "train")
 VOID = {"meta", "br", "hr", "img", "input", "link"}
 
 
@@ -66,7 +67,7 @@ def bare(tmp_path):
     """A run whose tables can be taken away; without the figures of all others it is quick."""
     run = synthetic.build(tmp_path / "run")
     for name in tables.STAGE:
-        if name not in ("linear", "train"):
+        if name not in KEPT:
             run.table(name).unlink()
     return run
 
@@ -166,7 +167,7 @@ def test_missing_tables_are_named_and_the_report_is_written(bare):
 
 
 def test_a_run_without_any_table_still_has_a_report(bare):
-    for name in ("linear", "train"):
+    for name in KEPT:
         bare.table(name).unlink()
     (bare.path / "environment.json").unlink()
     report.write(bare)
@@ -191,7 +192,8 @@ def test_a_linearised_run_that_diverged_is_named(bare):
     rows[1] |= dict.fromkeys(("train_loss", "train_error", "test_loss", "test_error"), "")
     bare.save_table("linear", tuple(rows[0]), rows)
     report.write(bare)
-    assert "The run linearised at step 100 diverged; it has no scores." in numbers(bare)["warnings"]
+    warnings = numbers(bare)["warnings"]
+    assert "The run switched to “taylor” at step 100 diverged; it has no scores." in warnings
     assert "diverged" in bare.report.read_text()
 
 

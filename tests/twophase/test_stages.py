@@ -55,7 +55,7 @@ def test_workers_change_no_bit(finished, perform, tmp_path):
         ("chaos", "tables/barrier.csv"),
         ("kernels", "kernels/schedule/step-000010.h5"),
         ("cone", "tables/cone_lagged.csv"),
-        ("linear", "linear/switch-000010.json"),
+        ("linear", "linear/taylor/switch-000010.json"),
     ],
 )
 def test_a_file_that_is_lost_comes_back_the_same(finished, perform, tmp_path, stage, lost):

@@ -1,11 +1,5 @@
 from tests.twophase import synthetic
 from twophase import phases, tables, wording, wording_chaos
-from twophase.config import Config
-
-
-def test_caption_says_what_batch_norm_does_after_the_switch():
-    caption = wording.captions(Config(), "float32")["linear"]
-    assert "batch norm frozen with statistics re-estimated at t, momentum reset" in caption
 
 
 def chaos(path, *overrides, effect=True):
@@ -50,21 +44,3 @@ def test_independent_errors_and_renamed_units_in_words(tmp_path):
     answer = chaos(tmp_path / "run")
     assert any("50\u202f% of what independent errors" in point for point in answer.points)
     assert any(point.startswith("Renaming hidden units changes B") for point in answer.points)
-
-
-def test_a_rise_along_the_linear_switches_is_told():
-    errors = {0: 0.25, 50: 0.16, 400: 0.18, 900: 0.14}
-    rows = [
-        {"switch_step": t, "kind": kind, "test_error": e, "test_samples": 100}
-        for (t, e), kind in zip(
-            errors.items(), ("lazy", "linearised", "linearised", "nonlinear"), strict=True
-        )
-    ]
-    findings = {"chaos": None, "growth": None, "cone": None, "linear": phases.linear(rows)}
-    answer = wording.answers(findings)[-1]
-    assert answer.word == "better than lazy, but not steadily"
-    assert (
-        "rises again by 2 points from step 50 to 400 (one test sample is 1\u202f%)."
-        in answer.reason
-    )
-    assert "25\u202f% from step 0, 16\u202f% from step 50, 18\u202f% from step 400" in answer.reason

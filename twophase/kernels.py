@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,10 +23,18 @@ def probe(config: Config, data: Dataset) -> Tensor:
     return data.x_train[order[: config.kernels.probe]]
 
 
-def options(config: Config) -> dict[str, str]:
+def options(config: Config) -> dict[str, Any]:
     """How a run's kernels are computed; nominal rates, so that the same run has the same bits."""
     chosen = config.kernels
-    return {"outputs": chosen.outputs, "memory": chosen.memory, "rates": "nominal"}
+    found = {"outputs": chosen.outputs, "memory": chosen.memory, "rates": "nominal"}
+    if config.model.name == "gpt" and chosen.positions == "last":
+        found["select"] = last_position
+    return found
+
+
+def last_position(out: Tensor) -> Tensor:
+    """[N, V] of a sequence model's [N, T, V]."""
+    return out[:, -1]
 
 
 def jobs(config: Config) -> list[tuple[str, int]]:

@@ -8,14 +8,13 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from twophase import models, seeds
 from twophase.config import Config
 from twophase.data import Dataset, augment, batch_indices
 from twophase.errors import DivergedError
-from twophase.metrics import logits, reestimate, score
+from twophase.metrics import cross_entropy, logits, reestimate, score
 from twophase.rundir import RunDir, write_atomic
 
 State = dict[str, Tensor]  # "model.<name>": parameters and buffers; "momentum.<name>"
@@ -118,12 +117,12 @@ def step_loss(model: nn.Module, config: Config, data: Dataset, step: int) -> Ten
     rows = batch_indices(len(data.x_train), config.training.batch, config.seed, step)
     x = augment(data.x_train[rows], config.data, config.seed, step)
     torch.manual_seed(seeds.number(config.seed, "dropout", step))
-    return F.cross_entropy(model(x), data.y_train[rows])
+    return cross_entropy(model(x), data.y_train[rows])
 
 
 def scores(model: nn.Module, data: Dataset) -> dict[str, float]:
     """Losses and errors of a model as it is, in eval mode."""
-    train = score(logits(model, data.x_train), data.y_train)
+    train = score(logits(model, data.x_scored), data.y_scored)
     test = score(logits(model, data.x_test), data.y_test)
     return {
         **{f"train_{k}": v for k, v in asdict(train).items()},
@@ -134,7 +133,7 @@ def scores(model: nn.Module, data: Dataset) -> dict[str, float]:
 def evaluated(config: Config, data: Dataset, state: State) -> nn.Module:
     """The network with batch-norm statistics re-estimated on the training set."""
     model = network(config, data, state)
-    reestimate(model, data.x_train)
+    reestimate(model, data.x_scored)
     return model
 
 

@@ -36,7 +36,7 @@ class Data(Section):
     """Where samples come from and what is done to them."""
 
     source: str = "digits"
-    """digits, breast_cancer, wine, text, cifar10, cifar100, mnist, a .npz file or an image folder"""
+    """digits, breast_cancer, wine, text, cifar10, cifar100, mnist, an .npz file or a folder"""
     root: str = "data"
     """where torchvision keeps its downloads"""
     label_noise: Annotated[float, Field(ge=0, le=1)] = 0.0
@@ -50,7 +50,7 @@ class Data(Section):
     test: Count | None = None
     """use only so many test samples"""
     scored: Count | None = None
-    """measure losses, errors and batch-norm statistics on so many training samples; left out: all"""
+    """losses, errors and batch-norm statistics are of so many training samples; left out: all"""
     context: Count = 64
     """characters of a sample of text"""
 
@@ -58,9 +58,9 @@ class Data(Section):
 class Model(Section):
     """Which network."""
 
-    name: Literal[
-        "mlp", "thin-resnet", "resnet20", "vgg16", "vgg16-dropout", "gpt", "vit"
-    ] = "thin-resnet"
+    name: Literal["mlp", "thin-resnet", "resnet20", "vgg16", "vgg16-dropout", "gpt", "vit"] = (
+        "thin-resnet"
+    )
     """resnet20 and vgg16 as in open_lth, vgg16-dropout as in torchvision; gpt takes text"""
     widths: tuple[Count, ...] = (16, 32, 64)
     """hidden layers of mlp, stages of thin-resnet; gpt and vit have one"""

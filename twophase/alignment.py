@@ -1,7 +1,7 @@
 """Hidden units of one network renamed so that its weights lie closest to those of another.
 
 A barrier between networks can be that of the order of their units alone. Source: Ainsworth et al.
-2022 (Git Re-Basin, arXiv 2209.04836), weight matching, section 3.2.
+2022 (Git Re-Basin, arXiv 2209.04836), sections 3.1 and 3.2.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from twophase.errors import UserError
 from twophase.models import MLP, VGG, Padded, ResNet
+from twophase.predictions import outputs
 
 Members = list[tuple[str, int]]  # (name in the state dict, axis that runs over the units)
 
@@ -72,7 +73,7 @@ def _residual(model: ResNet) -> list[Members]:
     return found
 
 
-def match(
+def match_weights(
     model: nn.Module, one: dict[str, Tensor], two: dict[str, Tensor], generator: torch.Generator
 ) -> tuple[dict[str, Tensor], float]:
     """(two with its units renamed, share of units that have another name) for state dicts.
@@ -84,10 +85,7 @@ def match(
     parts = groups(model)
     orders = [torch.arange(two[part[0][0]].shape[part[0][1]]) for part in parts]
     trained = {name for name, _ in model.named_parameters()}
-    axes: dict[str, dict[int, int]] = {}
-    for g, part in enumerate(parts):
-        for name, axis in part:
-            axes.setdefault(name, {})[axis] = g
+    axes = _axes(parts)
     changed = True
     while changed:
         changed = False
@@ -98,11 +96,63 @@ def match(
                 pair = one[name], _renamed(two[name], others, orders)
                 u, v = (w.double().movedim(axis, 0).reshape(len(orders[g]), -1) for w in pair)
                 likeness = likeness + u @ v.mT
-            found = torch.from_numpy(linear_sum_assignment(likeness.numpy(), maximize=True)[1])
+            found = _assigned(likeness)
             before, after = (likeness.gather(1, o[:, None]).sum() for o in (orders[g], found))
             if after - before > 1e-9 * before.abs():  # more than rounding
                 orders[g], changed = found, True
-    names = {name: _renamed(v, axes.get(name, {}), orders) for name, v in two.items()}
+    return _all_renamed(two, axes, orders)
+
+
+def match_activations(
+    one: nn.Module, two: nn.Module, state: dict[str, Tensor], x: Tensor
+) -> tuple[dict[str, Tensor], float]:
+    """(state with its units renamed, share of units that have another name), state that of `two`.
+
+    Each group is given the permutation with the largest sum of correlations between the units'
+    outputs on x, before the nonlinearity and after the norm layer; over samples and places, and
+    over all layers that write to the group. Source: Li et al. 2015 (arXiv 1511.07543).
+    """
+    parts = groups(one)
+    first, second = (outputs(model, x, _writers(parts)) for model in (one, two))
+    orders = []
+    for names in map(_writers, ([part] for part in parts)):
+        orders.append(_assigned(sum(_standard(first[n]) @ _standard(second[n]).mT for n in names)))
+    return _all_renamed(state, _axes(parts), orders)
+
+
+def _writers(parts: list[Members]) -> list[str]:
+    """Names of the modules whose outputs are the units of these groups; norm layers, if any."""
+    found = []
+    for part in parts:
+        own = [name.rpartition(".") for name, axis in part if axis == 0]
+        norms = [module for module, _, kind in own if kind == "running_mean"]
+        found += norms or [module for module, _, kind in own if kind == "weight"]
+    return found
+
+
+def _standard(out: Tensor) -> Tensor:
+    """Outputs [N, C, ...] as rows of units [C, N...], mean 0 and length 1; 0 for a constant one."""
+    rows = out.double().movedim(1, 0).flatten(1)
+    return nn.functional.normalize(rows - rows.mean(1, keepdim=True), dim=1)
+
+
+def _axes(parts: list[Members]) -> dict[str, dict[int, int]]:
+    """{name: {axis: index of its group}}."""
+    axes: dict[str, dict[int, int]] = {}
+    for g, part in enumerate(parts):
+        for name, axis in part:
+            axes.setdefault(name, {})[axis] = g
+    return axes
+
+
+def _assigned(likeness: Tensor) -> Tensor:
+    return torch.from_numpy(linear_sum_assignment(likeness.numpy(), maximize=True)[1])
+
+
+def _all_renamed(
+    state: dict[str, Tensor], axes: dict[str, dict[int, int]], orders: list[Tensor]
+) -> tuple[dict[str, Tensor], float]:
+    names = {name: _renamed(v, axes.get(name, {}), orders) for name, v in state.items()}
     moved = sum((order != torch.arange(len(order))).sum().item() for order in orders)
     return names, moved / sum(map(len, orders))
 

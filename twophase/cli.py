@@ -136,7 +136,9 @@ def _open(command: _Verb) -> RunDir:
             )
         return RunDir.open(path)
     elif path.is_file():
-        config = configs.build(configs.read(path), command.set)
+        values = configs.read(path)
+        values.pop("format", None)  # a run's own config.toml as the start of another
+        config = configs.build(values, command.set)
     else:
         raise UserError(
             f"{command.what!r} is no preset ({', '.join(PRESETS)}), no TOML file and no run "

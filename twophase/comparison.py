@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import torch
+from torch import nn
 
 import entk
 from twophase import alignment, kernels, metrics, predictions, seeds, train
@@ -54,7 +54,7 @@ def compare(
     row["feature_distance"] = _before_last(features)
     if t1 == config.training.steps:
         row["kernel_distance"] = entk.kernel_distance(one, two, x, **kernels.options(config))
-        row |= _aligned(config, data, one, main, twin, t1)
+        row |= _aligned(config, data, (one, two), (main, twin), t1)
     return row, _points(line), features
 
 
@@ -70,15 +70,19 @@ def _before_last(features: dict[str, float]) -> float | None:
 
 
 def _aligned(
-    config: Config, data: Dataset, model: torch.nn.Module, main: State, twin: State, t1: int
+    config: Config, data: Dataset, models: tuple[nn.Module, nn.Module], states: tuple, t1: int
 ) -> dict[str, float]:
     """The loss barriers once the twin's units have the names that suit the main run's."""
+    one, two = (train.weights(s) for s in states)
     if config.chaos.align == "none":
         return {}
-    generator = seeds.generator(config.seed, "align", t1)
-    one, two = (train.weights(s) for s in (main, twin))
-    renamed, moved = alignment.match(model, one, two, generator)
-    line = metrics.straight_line(model, one, renamed, data, config)
+    if config.chaos.align == "weights":
+        generator = seeds.generator(config.seed, "align", t1)
+        renamed, moved = alignment.match_weights(models[0], one, two, generator)
+    else:
+        x = kernels.probe(config, data)
+        renamed, moved = alignment.match_activations(*models, two, x)
+    line = metrics.straight_line(models[0], one, renamed, data, config)
     heights = {f"aligned_barrier_{p}": _height(config, line, p, "loss") for p in ("train", "test")}
     return heights | {"renamed_fraction": moved}
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from twophase.config import Config
+from twophase.formats import number, percent, share, step
 from twophase.phases import core
 from twophase.tables import Rows, Tables
-from twophase.wording import LETTER, horizon, number, percent, share, step
+from twophase.wording_chaos import LETTER, horizon
 
 SYMMETRIC = 1e-12  # float64 sums over two orders of the same kernel
 

@@ -106,6 +106,9 @@ def straight_line(
     train, test = [], []
     for alpha in alphas[:1] if same else alphas:
         model.load_state_dict({k: _between(one[k], two[k], alpha) for k in one})
+        if config.chaos.batchnorm == "ends":
+            end = one if alpha <= 0.5 else two
+            model.load_state_dict({k: end[k] for k, _ in model.named_buffers()}, strict=False)
         if config.chaos.batchnorm == "reestimate":
             reestimate(model, data.x_scored)
         train.append(score(logits(model, data.x_scored), data.y_scored))

@@ -9,8 +9,9 @@ from dataclasses import asdict
 from statistics import median
 
 from twophase.cone_findings import cone
+from twophase.growth_findings import growth
 from twophase.tables import Rows, Tables
-from twophase.turning import bootstrap, crossing, resolution, split
+from twophase.turning import Interval, bootstrap, change, crossing, resolution
 
 MEASURES = {
     "dissimilarity": "parameter dissimilarity C",
@@ -20,6 +21,12 @@ MEASURES = {
     "error_barrier_test": "error barrier, test",
     "disagreement": "disagreement D, test",
     "kernel_distance": "kernel distance S of the twins",
+    "divergence": "KL divergence of the predictions",
+    "softmax_distance": "L2 distance of the softmax",
+    "prediction_distance": "1 − cosine of the logits",
+    "feature_distance": "1 − CKA of the last features",
+    "aligned_barrier_train": "loss barrier after matching, train",
+    "aligned_barrier_test": "loss barrier after matching, test",
 }
 FALLEN = 0.5  # falls: at the last t0 at most this share of the level at the first t0 is left
 PARTLY = 0.8  # falls in part: at most this share is left
@@ -31,6 +38,12 @@ MATERIAL = {  # levels below these are too small to speak of a fall
     "error_barrier_test": 0.005,
     "disagreement": 0.01,
     "kernel_distance": 0.01,
+    "divergence": 0.01,
+    "softmax_distance": 0.01,
+    "prediction_distance": 0.01,
+    "feature_distance": 0.01,
+    "aligned_barrier_train": 0.01,
+    "aligned_barrier_test": 0.01,
 }
 GAINED = 0.01  # of test error, what a later switch has to save against the lazy run
 ABOVE_CONTROL = 10.0  # and they have to stand out of the eps = 0 control by this factor
@@ -43,6 +56,7 @@ def summary(tables: Tables, last: int, milestones: tuple[int, ...]) -> dict:
     return {
         "chaos": chaos(tables["chaos"], last) if tables["chaos"] else None,
         "cone": cone(tables, last, milestones) if tables["cone_lagged"] else None,
+        "growth": growth(tables["growth"]) if tables["growth"] else None,
         "linear": linear(tables["linear"]) if tables["linear"] else None,
     }
 
@@ -94,6 +108,7 @@ def chaos(rows: Rows, last: int) -> dict:
         "perturbation": perturbation(rows),
         "schedule_share": {m: schedule_share(arms, m) for m in MEASURES},
         "same_horizon": arms[arm]["same_horizon"],
+        "of_independent": of_independent(rows, arm, last),
     }
 
 
@@ -101,16 +116,16 @@ def fall(measure: str, values: dict[int, list[float]], control: float | None) ->
     """How one measure falls along t0; None where it was not measured.
 
     levels: medians over draws. half: step from which they stay at or below half of the first.
-    split: the best two-constant fit changes between these two t0 and explains r2 of the variance.
-    separated: every draw at the first t0 lies above every draw at the last.
+    change: what `turning.change` finds, the second method; methods_agree: its interval and that of
+    half meet. separated: every draw at the first t0 lies above every draw at the last.
     """
     if len(values) < 2:
         return None
     grid, draws = list(values), list(values.values())
     levels = [median(v) for v in draws]
     early, late = levels[0], levels[-1]
-    i, r2 = split(levels)
-    interval = bootstrap(grid, draws, FALLEN)
+    half, interval = crossing(grid, levels, FALLEN * early), bootstrap(grid, draws, FALLEN)
+    turn = change(grid, draws)
     floor = max(MATERIAL[measure], ABOVE_CONTROL * (control or 0.0))
     found = {
         "t0": grid,
@@ -119,13 +134,20 @@ def fall(measure: str, values: dict[int, list[float]], control: float | None) ->
         "early": early,
         "late": late,
         "kept": late / early if early > 0 else None,
-        "half": crossing(grid, levels, FALLEN * early),
+        "half": half,
         "interval": asdict(interval) if interval else None,
-        "split": {"after": grid[i - 1], "before": grid[i], "r2": r2},
+        "change": turn,
+        "methods_agree": None if half is None else _meet(half, interval, turn),
         "separated": min(draws[0]) > max(draws[-1]),
         "material": early >= floor,
     }
     return found | {"verdict": _word(found)}
+
+
+def _meet(half: float, interval: Interval | None, turn: dict) -> bool:
+    low, high = (interval.low, interval.high) if interval else (half, half)
+    low = half if low is None else low
+    return low <= turn["high"] and (high is None or high >= turn["low"])
 
 
 def _word(found: dict) -> str:
@@ -162,16 +184,21 @@ def verdict(falls: dict[str, dict], equal: dict | None) -> str:
 def agreement(falls: dict[str, dict]) -> dict | None:
     """Whether the measures that fall turn together: (s + latest half) / (s + earliest half).
 
-    s: resolution of the grid of t0.
+    s: resolution of the grid of t0. By the second method they do if all its intervals have a part
+    in common, from `latest low` to `earliest high`.
     """
-    halves = {m: f["half"] for m, f in falls.items() if f["verdict"] == "falls"}
-    if len(halves) < 2:
+    fallen = {m: f for m, f in falls.items() if f["verdict"] == "falls"}
+    if len(fallen) < 2:
         return None
+    halves = {m: f["half"] for m, f in fallen.items()}
+    shared = [f["change"] for f in fallen.values()]
+    shared = (max(c["low"] for c in shared), min(c["high"] for c in shared))
     low, high = min(halves.values()), max(halves.values())
     s = resolution(next(iter(falls.values()))["t0"])
     factor = (s + high) / (s + low)
     return {"measures": list(halves), "low": low, "high": high, "factor": factor} | {
-        "agree": factor <= NEAR
+        "agree": factor <= NEAR,
+        "change": shared if shared[0] < shared[1] else None,
     }
 
 
@@ -198,6 +225,17 @@ def control_levels(rows: Rows) -> dict[str, float]:
             if row.get(key) is not None:
                 found[key] = max(found.get(key, 0.0), abs(row[key]))
     return found
+
+
+def of_independent(rows: Rows, arm: str, t1: int) -> dict[int, float]:
+    """{t0: median D over the median of what independent errors would give}."""
+    found = series(rows, arm, "disagreement", t1)
+    expected = series(rows, arm, "independent_disagreement", t1)
+    return {
+        t0: median(v) / level
+        for t0, v in found.items()
+        if t0 in expected and (level := median(expected[t0])) > 0
+    }
 
 
 def perturbation(rows: Rows) -> dict | None:

@@ -8,8 +8,9 @@ from collections.abc import Callable
 import matplotlib
 
 from twophase.phases import MEASURES, arms_of
-from twophase.plots_chaos import barrier, falls, growth, maps
+from twophase.plots_chaos import barrier, falls, growth, maps, matched, predictions
 from twophase.plots_kernel import cone, matrix, size
+from twophase.plots_twins import exponents, features
 from twophase.plotstyle import (
     ARM_COLOUR,
     ARM_LABEL,
@@ -67,10 +68,14 @@ def _together(findings: dict) -> Panel:
 
 
 def _turns(found: dict) -> Panel:
-    """Half-fall points with bootstrap intervals, a line for each measure, a mark for each arm."""
+    """Half-fall points with bootstrap intervals, a line for each measure, a mark for each arm.
+
+    Pale bars behind: where the second method has the change.
+    """
     title = "Where each measure has fallen to half"
-    figure, axes = blank(title, "step of the perturbation, t₀", (4.5, 3.6))
     names = [m for m in MEASURES if any(m in a["measures"] for a in found["arms"].values())]
+    size = (4.5, max(3.6, 0.3 * len(names) + 1.1))
+    figure, axes = blank(title, "step of the perturbation, t₀", size)
     grid = sorted(
         {t for a in found["arms"].values() for f in a["measures"].values() for t in f["t0"]}
     )
@@ -87,17 +92,28 @@ def _turns(found: dict) -> Panel:
                     grid[0], y, f" {fall['verdict']}", color=colour, va="center", fontsize=7.5
                 )
                 continue
+            turn = fall["change"]
+            axes.plot([turn["low"], turn["high"]], [y, y], color=colour, lw=6, alpha=0.14, zorder=1)
             interval = fall["interval"]
             if interval and interval["low"] is not None:
                 high = grid[-1] if interval["high"] is None else interval["high"]
                 axes.plot([interval["low"], high], [y, y], color=colour, lw=2.2, alpha=0.45)
             axes.plot(fall["half"], y, ARM_MARK[arm], color=colour, ms=5.5)
     steps_axis(axes, grid)
-    axes.set_yticks(range(len(names)), [MEASURES[m].split(" S of")[0] for m in names])
+    axes.set_yticks(range(len(names)), [_short(m) for m in names])
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.grid(visible=False, axis="y")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2)
-    return Panel("overview-turns", "Half-fall point of each measure with its interval.", figure)
+    return Panel(
+        "overview-turns", "Half-fall point and change of each measure, with intervals.", figure
+    )
+
+
+def _short(measure: str) -> str:
+    name = MEASURES[measure]
+    for word in (" of the", " after"):
+        name = name.split(word)[0] if len(name) > 26 else name
+    return name
 
 
 def linear(tables: Tables, findings: dict, milestones: tuple[int, ...]) -> list[Panel]:
@@ -170,9 +186,13 @@ Make = Callable[[Tables, dict, tuple[int, ...]], list[Panel]]
 FIGURES: dict[str, Make] = {
     "overview": overview,
     "chaos": falls,
+    "predictions": predictions,
+    "features": features,
     "growth": growth,
+    "exponents": exponents,
     "maps": maps,
     "barrier": barrier,
+    "matched": matched,
     "matrix": matrix,
     "cone": cone,
     "kernel": size,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from statistics import mean, median
 
 import numpy as np
+from matplotlib.axes import Axes
 
 from twophase.phases import FALLEN, MATERIAL, MEASURES, arms_of, series
 from twophase.plotstyle import (
@@ -21,15 +23,35 @@ from twophase.plotstyle import (
 )
 from twophase.tables import Rows, Tables
 
+NOTE = {"textcoords": "offset points", "ha": "right", "fontsize": 7.5}
 MAPS = ("dissimilarity", "loss_barrier_train", "disagreement")
+PREDICTIONS = ("divergence", "softmax_distance", "prediction_distance", "feature_distance")
+MATCHED = ("aligned_barrier_train", "aligned_barrier_test")
 
 
 def falls(tables: Tables, findings: dict, milestones: tuple[int, ...]) -> list[Panel]:
     """One panel per measure at the final t1: draws, medians, half-fall point, control."""
+    names = [m for m in MEASURES if m not in (*PREDICTIONS, *MATCHED)]
+    return _falls(tables, findings, milestones, names)
+
+
+def predictions(tables: Tables, findings: dict, milestones: tuple[int, ...]) -> list[Panel]:
+    """The same of what the twins say and how they come to it."""
+    return _falls(tables, findings, milestones, PREDICTIONS)
+
+
+def matched(tables: Tables, findings: dict, milestones: tuple[int, ...]) -> list[Panel]:
+    """The same of the barriers after the twins' units were renamed."""
+    return _falls(tables, findings, milestones, MATCHED)
+
+
+def _falls(
+    tables: Tables, findings: dict, milestones: tuple[int, ...], names: Sequence[str]
+) -> list[Panel]:
     found = findings["chaos"]
     if not found:
         return []
-    measures = [m for m in MEASURES if any(m in a["measures"] for a in found["arms"].values())]
+    measures = [m for m in names if any(m in a["measures"] for a in found["arms"].values())]
     return [_fall(tables["chaos"], found, m, milestones, m == measures[0]) for m in measures]
 
 
@@ -53,6 +75,8 @@ def _fall(
             axes.plot(
                 fall["half"], FALLEN * fall["early"], "D", mfc="none", mec=colour, ms=8, mew=1.3
             )
+        if measure == "disagreement":
+            _independent(axes, rows, arm, found["t1"])
         alt.append(f"{ARM_LABEL[arm]} from {fall['early']:.3g} to {fall['late']:.3g}")
     control = found["controls"]["largest"].get(measure)
     if control is not None:
@@ -68,6 +92,15 @@ def _fall(
         axes.plot([], [], "D", **half, label="half of its first level")
         axes.legend(loc="best")
     return Panel(f"chaos-{measure}", f"{label} against t0: {'; '.join(alt)}.", figure)
+
+
+def _independent(axes: Axes, rows: Rows, arm: str, t1: int) -> None:
+    """What the disagreement would be of independent errors, in the arm's colour."""
+    levels = {t0: median(v) for t0, v in series(rows, arm, "independent_disagreement", t1).items()}
+    axes.plot(list(levels), list(levels.values()), ":", color=ARM_COLOUR[arm], lw=1.1)
+    t0, level = next(reversed(levels.items()), (0, None))
+    if level is not None:
+        axes.annotate("independent errors", (t0, level), (0, 3), **NOTE, color=ARM_COLOUR[arm])
 
 
 def spread(times: list[int]) -> list[int]:

@@ -5,8 +5,8 @@ A sequence model has a row of logits for each position; it counts as a sample he
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
+from contextlib import suppress
 
 import torch
 from torch import Tensor, nn
@@ -65,25 +65,30 @@ def feature_distances(one: nn.Module, two: nn.Module, x: Tensor) -> dict[str, fl
     return found
 
 
-@torch.no_grad()
 def _features(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
-    """{layer: outputs [N, everything else], float64} of a model in eval mode."""
-    with _recorded(model) as found:
-        model.eval()(x)
-    return {name: out.flatten(1).double() for name, out in found.items()}
-
-
-@contextmanager
-def _recorded(model: nn.Module) -> Iterator[dict[str, Tensor]]:
-    """Outputs of the layers whose weight is a matrix or more, while the block is open."""
-    found: dict[str, Tensor] = {}
-    hooks = [
-        module.register_forward_hook(lambda _, __, out, name=name: found.update({name: out}))
+    """{layer: outputs [N, everything else], float64}, of the layers with a matrix or more."""
+    layers = [
+        name
         for name, module in model.named_modules()
         if getattr(module, "weight", None) is not None and module.weight.dim() > 1
     ]
+    return {name: out.flatten(1).double() for name, out in outputs(model, x, layers).items()}
+
+
+@torch.no_grad()
+def outputs(model: nn.Module, x: Tensor, names: Iterable[str]) -> dict[str, Tensor]:
+    """{name: what that module puts out for x}, in eval mode; later changes in place not in it."""
+    found: dict[str, Tensor] = {}
+    modules = dict(model.named_modules())
+    hooks = [
+        modules[name].register_forward_hook(
+            lambda _, __, out, name=name: found.update({name: out.clone()})
+        )
+        for name in names
+    ]
     try:
-        yield found
+        model.eval()(x)
     finally:
         for hook in hooks:
             hook.remove()
+    return found

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from statistics import median
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from twophase import cone_findings, phases, plots, plotstyle, tables, turning, wording
+from twophase import cone_findings, formats, phases, plots, plotstyle, tables, turning, wording
 from twophase import config as configs
 from twophase.controls import controls
-from twophase.plots_chaos import excess
+from twophase.plots_chaos import MAPS, MATCHED, PREDICTIONS, excess
 from twophase.plotstyle import Panel
 from twophase.rundir import RunDir, write_atomic
 from twophase.tables import Tables, pivot
@@ -21,15 +22,20 @@ from twophase.tables import Tables, pivot
 FIGURES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "overview": ("phases", "All measures on one time axis", ("chaos", "cone_lagged")),
     "chaos": ("chaos", "Twins at the end of training", ("chaos",)),
+    "predictions": ("chaos", "What the twins say, and their features", ("chaos",)),
+    "features": ("chaos", "Layer by layer", ("features",)),
     "maps": ("chaos", "Over the time of perturbation and the time of comparison", ("chaos",)),
     "growth": ("chaos", "How the twins part", ("chaos",)),
+    "exponents": ("chaos", "How fast they part: beside the tangent", ("growth",)),
     "barrier": ("chaos", "On the line between the twins", ("barrier",)),
+    "matched": ("chaos", "The barrier after units are renamed", ("chaos",)),
     "matrix": ("cone", "All pairs of checkpoints", ("cone_matrix",)),
     "cone": ("cone", "To reference steps, and over lags", ("cone_reference", "cone_lagged")),
     "kernel": ("cone", "Size of the kernel", ("kernel",)),
     "linear": ("linear", "Switching to the linear model", ("linear",)),
     "training": ("training", "The main run", ("train",)),
 }
+IF_ASKED = ("exponents", "matched")  # left out where the config does not ask for them
 SECTIONS = {
     "phases": "When the phases change",
     "chaos": "Chaos effect",
@@ -57,6 +63,7 @@ def write(run: RunDir) -> None:
         "data": {name: make(found) for name, make in DATA.items()},
     }
     panels = {name: plots.draw(name, found, findings, milestones) for name in FIGURES}
+    panels = {name: group for name, group in panels.items() if group or name not in IF_ASKED}
     drawn = {name: [_inline(run, panel) for panel in group] for name, group in panels.items()}
     pages = plotstyle.pdf([panel for group in panels.values() for panel in group])
     write_atomic(run.path / "figures" / "all.pdf", pages)
@@ -114,11 +121,11 @@ def _perturbed(found: Tables, name: str) -> tables.Rows:
     return [row for row in found[name] if row["kind"] == "perturbed"]
 
 
-def _by_measure(found: Tables) -> tables.Rows:
+def _by_measure(found: Tables, names: Iterable[str]) -> tables.Rows:
     """Rows of (measure, arm, t0, t1, value), so that a pivot can list measures."""
     return [
         {"measure": m, "arm": r["arm"], "t0": r["t0"], "t1": r["t1"], "value": r[m]}
-        for m in phases.MEASURES
+        for m in names
         for r in _perturbed(found, "chaos")
         if r.get(m) is not None
     ]
@@ -137,8 +144,8 @@ def _excess(found: Tables) -> tables.Rows:
     ]
 
 
-def _at_the_end(found: Tables) -> tables.Rows:
-    rows = _by_measure(found)
+def _at_the_end(found: Tables, names: Iterable[str] = tuple(phases.MEASURES)) -> tables.Rows:
+    rows = _by_measure(found, names)
     last = max((r["t1"] for r in rows), default=0)
     return [r for r in rows if r["t1"] == last]
 
@@ -150,7 +157,17 @@ def _melt(rows: tables.Rows, columns: tuple[str, ...]) -> tables.Rows:
 SCORES = ("train_loss", "train_error", "test_loss", "test_error")
 DATA: dict[str, Callable[[Tables], dict]] = {
     "chaos": lambda f: pivot(_at_the_end(f), ("measure", "arm"), "t0", "value"),
-    "maps": lambda f: pivot(_by_measure(f), ("measure", "arm", "t1"), "t0", "value"),
+    "predictions": lambda f: pivot(
+        _at_the_end(f, (*PREDICTIONS, "independent_disagreement")),
+        ("measure", "arm"),
+        "t0",
+        "value",
+    ),
+    "matched": lambda f: pivot(
+        _at_the_end(f, (*MATCHED, "renamed_fraction")), ("measure", "arm"), "t0", "value"
+    ),
+    "maps": lambda f: pivot(_by_measure(f, MAPS), ("measure", "arm", "t1"), "t0", "value"),
+    "features": lambda f: pivot(_perturbed(f, "features"), ("arm", "layer"), "t0", "distance"),
     "growth": lambda f: pivot(_perturbed(f, "chaos"), ("arm", "t0"), "t1", "relative_l2"),
     "barrier": lambda f: pivot(_excess(f), ("loss", "arm", "t0"), "alpha", "value"),
     "matrix": lambda f: pivot(f["cone_matrix"], ("arm", "step_i"), "step_j", "distance"),
@@ -189,15 +206,16 @@ def _page(run: RunDir, facts: dict, drawn: dict) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    formats = ("number", "percent", "degrees", "step", "interval")
-    environment.filters |= {name: getattr(wording, name) for name in formats}
+    names = ("number", "percent", "degrees", "step", "interval")
+    environment.filters |= {name: getattr(formats, name) for name in names}
+    environment.filters["middle"] = lambda values: median(values) if values else None
     existing = [name for name in tables.STAGE if run.table(name).exists()]
     return environment.get_template("report.html").render(
         **facts,
         run_path=str(run.path),
         toml=configs.dump(run.config),
         drawn=drawn,
-        figures=FIGURES,
+        figures={name: FIGURES[name] for name in drawn},
         sections=SECTIONS,
         stages=tables.STAGE,
         captions=wording.captions(run.config, facts["environment"].get("dtype", "float32")),

@@ -20,6 +20,8 @@ from twophase import config as configs
 from twophase.config import Config
 from twophase.errors import UserError
 
+FORMAT = 2  # of a run directory; raised when files of an earlier one cannot be gone on with
+
 
 def write_atomic(path: Path, content: bytes) -> None:
     """Temporary file beside it, fsync, rename, fsync of the folder."""
@@ -61,7 +63,7 @@ class RunDir:
                     "another --out, or remove it"
                 )
             return run
-        write_atomic(file, configs.dump(config).encode())
+        write_atomic(file, f"format = {FORMAT}\n{configs.dump(config)}".encode())
         return cls(path, config)
 
     @classmethod
@@ -69,7 +71,15 @@ class RunDir:
         file = path / "config.toml"
         if not file.exists():
             raise UserError(f"{path} is no run directory: it has no config.toml")
-        return cls(path, configs.build(configs.read(file)))
+        values = configs.read(file)
+        found = values.pop("format", 1)
+        if found != FORMAT:
+            raise UserError(
+                f"{path} is a run of format {found!r}, and this twophase goes on with format "
+                f"{FORMAT} only: use the version that made it (its commit: environment.json), or "
+                "start another run"
+            )
+        return cls(path, configs.build(values))
 
     def checkpoint(self, arm: str, step: int) -> Path:
         return self.path / "checkpoints" / arm / f"step-{step:06d}.safetensors"

@@ -118,14 +118,15 @@ class Chaos(Section):
     """fresh: perturbed twins have an order of samples, augmentation and dropout of their own"""
     growth: Annotated[int, Field(ge=0)] = 0
     """steps after t0 during which the distance is recorded at each, under the same noise"""
-    align: Literal["none", "weights"] = "none"
-    """weights: barriers at the last step also after hidden units are renamed to match"""
+    align: Literal["none", "weights", "activations"] = "none"
+    """barriers at the last step also after hidden units are renamed to match, by what"""
     alphas: Annotated[int, Field(ge=3)] = 11
     """points on the straight line between two networks, ends included"""
     baseline: Literal["linear", "mean", "raw"] = "linear"
     """what a barrier is above: the line between the ends, their mean, or nothing"""
-    batchnorm: Literal["reestimate", "interpolate"] = "reestimate"
-    """statistics on that line: of the training set at each point, or between those of the ends"""
+    batchnorm: Literal["reestimate", "interpolate", "ends"] = "reestimate"
+    """statistics on that line: of the training set at each point, between those of the ends as
+    training left them, or those of the nearer end"""
 
 
 class Kernels(Section):

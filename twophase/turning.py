@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from statistics import median
 
 import numpy as np
+from ruptures import KernelCPD
 
 RESAMPLES = 500
 COVERED = 0.95  # of the bootstrap interval
@@ -43,18 +44,58 @@ def resolution(grid: list[int]) -> int:
 def split(levels: list[float]) -> tuple[int, float]:
     """(i, r2): two constants, before index i and from i on, that fit best by least squares.
 
-    r2 is the share of the variance that they explain; 0 for levels all equal.
+    r2 is the share of the variance that they explain; levels all equal are (1, 0). The search is
+    that of ruptures (Truong, Oudre and Vayatis 2020, arXiv 1801.00718), exact.
     """
-    cuts = range(1, len(levels))
-    i = min(cuts, key=lambda k: _spread(levels[:k]) + _spread(levels[k:]))
     whole = _spread(levels)
-    r2 = 1 - (_spread(levels[:i]) + _spread(levels[i:])) / whole if whole > 0 else 0.0
-    return i, max(r2, 0.0)
+    if whole == 0:
+        return 1, 0.0
+    signal = np.asarray(levels) - sum(levels) / len(levels)  # its costs have a tolerance
+    signal /= np.abs(signal).max()
+    i = KernelCPD(kernel="linear", min_size=1).fit(signal[:, None]).predict(n_bkps=1)[0]
+    return i, max(1 - (_spread(levels[:i]) + _spread(levels[i:])) / whole, 0.0)
 
 
 def _spread(part: list[float]) -> float:
     mean = sum(part) / len(part)
     return sum((value - mean) ** 2 for value in part)
+
+
+def change(grid: list[int], draws: list[list[float]]) -> dict:
+    """Where the levels change most: between the steps `after` and `before`, by `split`.
+
+    draws[k] are the values at grid[k], their medians the levels. [low, high] holds the change in
+    95 % of the resamples of the draws, out to the steps of the grid beside it: it is never narrower
+    than the grid.
+    """
+    i, r2 = split([median(v) for v in draws])
+    low, high = i, i
+    if min(map(len, draws)) > 1:
+        found = sorted(split(levels)[0] for levels in _resampled(draws))
+        low, high = _percentiles(found)
+    return {
+        "after": grid[i - 1],
+        "before": grid[i],
+        "r2": r2,
+        "low": grid[low - 1],
+        "high": grid[high],
+    }
+
+
+def _resampled(draws: list[list[float]]) -> list[list[float]]:
+    """Levels, medians of the draws at each step, of `RESAMPLES` resamples of these."""
+    generator = np.random.default_rng(0)  # the same table gives the same interval
+    columns = [
+        np.median(np.asarray(v)[generator.integers(len(v), size=(RESAMPLES, len(v)))], axis=1)
+        for v in draws
+    ]
+    return np.stack(columns, axis=1).tolist()
+
+
+def _percentiles(values: list) -> tuple:
+    """The two ends of what covers `COVERED` of sorted values."""
+    tail = (1 - COVERED) / 2
+    return values[int(tail * len(values))], values[math.ceil((1 - tail) * len(values)) - 1]
 
 
 def bootstrap(grid: list[int], draws: list[list[float]], share: float) -> Interval | None:
@@ -65,18 +106,8 @@ def bootstrap(grid: list[int], draws: list[list[float]], share: float) -> Interv
     """
     if min(len(values) for values in draws) < 2:
         return None
-    generator = np.random.default_rng(0)  # the same table gives the same interval
-    levels = np.stack(
-        [
-            np.median(np.asarray(v)[generator.integers(len(v), size=(RESAMPLES, len(v)))], axis=1)
-            for v in draws
-        ],
-        axis=1,
-    )
-    turns = [crossing(grid, row, share * row[0]) for row in levels.tolist()]
-    order = sorted(math.inf if turn is None else turn for turn in turns)
-    tail = (1 - COVERED) / 2
-    low, high = order[int(tail * RESAMPLES)], order[math.ceil((1 - tail) * RESAMPLES) - 1]
+    turns = [crossing(grid, row, share * row[0]) for row in _resampled(draws)]
+    low, high = _percentiles(sorted(math.inf if turn is None else turn for turn in turns))
     found = sum(turn is not None for turn in turns) / RESAMPLES
     return Interval(_finite(low), _finite(high), found)
 

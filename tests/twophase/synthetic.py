@@ -82,7 +82,7 @@ def _chaos(run: RunDir, effect: bool, generator: np.random.Generator) -> None:
                 paths += _path(run, arm, t0, draw, rows[-1]["loss_barrier_train"])
     run.save_table("chaos", chaos.COLUMNS, rows)
     run.save_table("barrier", chaos.PATH_COLUMNS, paths)
-    run.save_table("growth", chaos.TABLES["growth"], [])
+    run.save_table("growth", chaos.TABLES["growth"], _growth(run, effect))
     key = ("arm", "t0", "t1", "draw", "kind")
     layers = [
         {**{k: r[k] for k in key}, "layer": "conv", "distance": r["feature_distance"]} for r in rows
@@ -110,7 +110,30 @@ def _twin(run: RunDir, arm: str, i: int, t0: int, t1: int, draw: int, generator)
         "error_barrier_test": b / 9,
         "kernel_distance": 2 * c if t1 == last else None,
         "feature_distance": c,
+        "independent_disagreement": 2 * levels["disagreement"],
+        "divergence": 10 * b,
+        "softmax_distance": levels["disagreement"],
+        "prediction_distance": c,
+        "aligned_barrier_train": b / 2,
+        "aligned_barrier_test": b / 80,
+        "renamed_fraction": 0.1 * bool(draw),
     }
+
+
+def _growth(run: RunDir, effect: bool) -> list[dict]:
+    """Tangents that grow before step 100 and shrink after it; without the effect, all grow."""
+    rows = []
+    for arm in run.config.arms:
+        for t0 in T0:
+            for draw in range(run.config.chaos.draws + 1):
+                rate = 0.1 if t0 < 100 or not effect else -0.02
+                key = {"arm": arm, "t0": t0, "draw": draw}
+                key["kind"] = "perturbed" if draw else "control"
+                for step in range(0, 21, 5):
+                    size = 1e-7 * math.exp(rate * step) * bool(draw)
+                    noise = 1e-6 * (step > 0) * bool(draw)
+                    rows.append({**key, "step": t0 + step, "l2": size + noise, "tangent": size})
+    return rows
 
 
 def _path(run: RunDir, arm: str, t0: int, draw: int, height: float) -> list[dict]:

@@ -1,3 +1,7 @@
+import copy
+from itertools import permutations
+
+import numpy as np
 import pytest
 import torch
 
@@ -49,10 +53,10 @@ def test_renamed_network_is_the_same_function_and_is_named_back(name):
         model.load_state_dict(other)
         after = model(x)
     assert (after - before).norm() < 1e-5 * before.norm()
-    found, moved = alignment.match(model, state, other, torch.Generator().manual_seed(0))
+    found, moved = alignment.match_weights(model, state, other, torch.Generator().manual_seed(0))
     assert all(torch.equal(found[k], state[k]) for k in state)
     assert moved > 0.5
-    same, none = alignment.match(model, state, state, torch.Generator().manual_seed(0))
+    same, none = alignment.match_weights(model, state, state, torch.Generator().manual_seed(0))
     assert none == 0
     assert all(torch.equal(same[k], state[k]) for k in state)
 
@@ -82,9 +86,39 @@ def test_barrier_of_renamed_units_goes_away(tiny, dataset):
         line = metrics.straight_line(model, one, other, dataset, c)
         return metrics.barrier(line.alphas, [s.loss for s in line.train], "linear")
 
-    renamed, _ = alignment.match(model, one, two, torch.Generator().manual_seed(0))
+    renamed, _ = alignment.match_weights(model, one, two, torch.Generator().manual_seed(0))
     assert height(two) > 0.05
     assert height(renamed) == 0
+
+
+@pytest.mark.parametrize("name", [n for n in NETWORKS if n != "vgg16-dropout"])
+def test_activations_name_back_as_well(name):
+    model, _ = network(name)
+    size = SIZES.get(name, 8)
+    x = torch.randn(40, 3, size, size, generator=torch.Generator().manual_seed(3))
+    state = {k: v.clone() for k, v in model.state_dict().items()}
+    renamed = copy.deepcopy(model)
+    renamed.load_state_dict(shuffled(model))
+    found, moved = alignment.match_activations(model, renamed, shuffled(model), x)
+    assert all(torch.equal(found[k], state[k]) for k in state)
+    assert moved > 0.5
+
+
+def test_activations_match_what_a_loop_over_units_matches():
+    """Two independent networks of one hidden layer; all 24 orders of its units are tried."""
+    c = config.build({"model": {"name": "mlp", "widths": [4]}})
+    nets = []
+    for seed in (0, 1):
+        c = c.model_copy(update={"seed": seed})
+        nets.append(models.build(c, torch.zeros(6), 3).eval())
+    x = torch.randn(50, 6, generator=torch.Generator().manual_seed(0))
+    hidden = [(x @ n.layers[1].weight.T + n.layers[1].bias).detach().double().numpy() for n in nets]
+    like = np.corrcoef(hidden[0].T, hidden[1].T)[:4, 4:]
+    best = max(permutations(range(4)), key=lambda p: sum(like[i, p[i]] for i in range(4)))
+    state = nets[1].state_dict()
+    found, _ = alignment.match_activations(*nets, state, x)
+    assert torch.equal(found["layers.1.weight"], state["layers.1.weight"][list(best)])
+    assert torch.equal(found["layers.3.weight"], state["layers.3.weight"][:, list(best)])
 
 
 def test_matching_never_moves_the_weights_apart():
@@ -93,7 +127,7 @@ def test_matching_never_moves_the_weights_apart():
     c = config.build({"model": NETWORKS["thin-resnet"], "seed": 5})
     two = models.build(c, torch.zeros(3, 8, 8), 4)
     states = [{k: v.clone() for k, v in m.state_dict().items()} for m in (one, two)]
-    found, moved = alignment.match(one, *states, torch.Generator().manual_seed(0))
+    found, moved = alignment.match_weights(one, *states, torch.Generator().manual_seed(0))
 
     def apart(other):
         return sum((states[0][n] - other[n]).square().sum() for n, _ in one.named_parameters())

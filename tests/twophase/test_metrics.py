@@ -123,10 +123,12 @@ def test_batch_norm_on_the_line_is_the_configs_choice():
     one, two = batch_normalised(), batch_normalised()
     x, y = torch.randn(12, 3), torch.arange(12) % 2
     data = Dataset(x, y, x, y, 2, 0)
+    one[1].running_mean.fill_(0.3)
+    two[1].running_var.fill_(2.0)
     ends = one.state_dict(), two.state_dict()
     lines = {
         choice: metrics.straight_line(one, *ends, data, line_config(batchnorm=choice))
-        for choice in ("reestimate", "interpolate")
+        for choice in ("reestimate", "interpolate", "ends")
     }
     middle = {k: (ends[0][k] + ends[1][k]) / 2 for k in ends[0] if ends[0][k].is_floating_point()}
     for choice, line in lines.items():
@@ -134,8 +136,14 @@ def test_batch_norm_on_the_line_is_the_configs_choice():
         model.load_state_dict(ends[0] | middle)
         if choice == "reestimate":
             metrics.reestimate(model, x)
+        if choice == "ends":  # the middle belongs to the main run
+            model.load_state_dict({k: ends[0][k] for k, _ in one.named_buffers()}, strict=False)
         assert line.train[2].loss == pytest.approx(metrics.score(metrics.logits(model, x), y).loss)
-    assert lines["reestimate"].train[2].loss != pytest.approx(lines["interpolate"].train[2].loss)
+    assert len({line.train[2].loss for line in lines.values()}) == 3
+    for model, place in ((one, 0), (two, -1)):  # at its ends the line has what training left there
+        own = metrics.score(metrics.logits(model, x), y).loss
+        assert lines["ends"].train[place].loss == pytest.approx(own)
+        assert lines["interpolate"].train[place].loss == pytest.approx(own)
 
 
 def test_straight_line_leaves_the_model_alone():

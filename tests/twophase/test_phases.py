@@ -1,12 +1,13 @@
 import math
 
+import numpy
 import pytest
 
 from tests.twophase import synthetic
 from twophase import config, phases, tables
 from twophase.cone_findings import walked
 from twophase.presets import PRESETS
-from twophase.turning import bootstrap, crossing, slope_ratio, split
+from twophase.turning import bootstrap, change, crossing, slope_ratio, split
 
 
 def test_crossing_is_linear_in_the_logarithm_of_the_grid():
@@ -35,14 +36,37 @@ def test_split_by_hand():
     assert split([3.0, 3.0, 3.0]) == (1, 0.0)
 
 
-def test_split_agrees_with_ruptures():
-    ruptures = pytest.importorskip("ruptures")
-    numpy = pytest.importorskip("numpy")
+def test_split_is_the_best_of_all_cuts():
     generator = numpy.random.default_rng(0)
-    for _ in range(20):
-        levels = generator.normal(size=9) + 4 * (numpy.arange(9) < generator.integers(2, 8))
-        theirs = ruptures.Dynp(model="l2", min_size=1, jump=1).fit(levels).predict(n_bkps=1)[0]
-        assert split(levels.tolist())[0] == theirs
+    for scale, offset in ((1, 0), (1e-9, 1), (1e-12, 0), (1e4, -3)):
+        for _ in range(50):
+            n = int(generator.integers(2, 10))
+            levels = scale * generator.normal(size=n) + offset
+            cost = [levels[:k].var() * k + levels[k:].var() * (n - k) for k in range(1, n)]
+            i, r2 = split(levels.tolist())
+            assert i == 1 + int(numpy.argmin(cost))
+            assert r2 == pytest.approx(1 - cost[i - 1] / (n * levels.var()), abs=1e-5)
+
+
+def test_change_is_as_wide_as_the_draws_leave_open_and_never_narrower_than_the_grid():
+    sure = change([0, 10, 20, 40], [[1.0, 1.0], [1.0, 1.0], [0.0, 0.0], [0.0, 0.0]])
+    assert sure == {"after": 10, "before": 20, "r2": 1.0, "low": 10, "high": 20}
+    open_ = change([0, 10, 20, 40], [[1.0, 1.0], [1.0, 0.0], [0.0, 0.0], [0.0, 0.0]])
+    assert (open_["low"], open_["high"]) == (0, 20)
+    single = change([0, 10, 20], [[1.0], [0.1], [0.0]])
+    assert (single["low"], single["high"]) == (0, 10)
+
+
+def test_the_two_methods_agree_where_their_intervals_meet():
+    steep = {0: [1.0, 1.0], 10: [1.0, 1.0], 20: [0.0, 0.0], 40: [0.0, 0.0]}
+    assert phases.fall("disagreement", steep, 0.0)["methods_agree"] is True
+    # half of the level is lost after 160; the largest change lies before it
+    slow = {0: [10.0] * 2, 10: [5.2] * 2, 20: [5.1] * 2, 160: [5.1] * 2, 320: [4.0] * 2}
+    found = phases.fall("disagreement", slow, 0.0)
+    assert found["half"] > found["change"]["high"]
+    assert found["methods_agree"] is False
+    flat = {0: [1.0, 1.0], 10: [1.0, 1.0], 20: [1.0, 1.0]}
+    assert phases.fall("disagreement", flat, 0.0)["methods_agree"] is None
 
 
 def test_bootstrap_of_equal_draws_has_no_width():

@@ -5,7 +5,7 @@ import torch
 
 from twophase import config
 from twophase.errors import UserError
-from twophase.rundir import RunDir, write_atomic
+from twophase.rundir import FORMAT, RunDir, write_atomic
 
 
 @pytest.fixture
@@ -86,3 +86,13 @@ def test_tables_keep_floats_and_empty_cells(run):
     assert first["b"] == ""
     assert float(second["a"]) == 1e-300
     assert second["b"] == "x,y"
+
+
+def test_a_run_of_another_format_is_refused_in_one_line(tmp_path):
+    run = RunDir.create(tmp_path / "run", config.build({}))
+    file = run.path / "config.toml"
+    now = file.read_text()
+    for old in (now.replace(f"format = {FORMAT}\n", ""), now.replace(str(FORMAT), "99", 1)):
+        file.write_text(old)
+        with pytest.raises(UserError, match=f"this twophase goes on with format {FORMAT} only"):
+            RunDir.open(run.path)

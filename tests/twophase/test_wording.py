@@ -1,5 +1,5 @@
 from tests.twophase import synthetic
-from twophase import phases, tables, wording
+from twophase import phases, tables, wording, wording_chaos
 from twophase.config import Config
 
 
@@ -27,10 +27,29 @@ def test_first_sentence_is_about_equal_time_left(tmp_path):
     assert part.reason.startswith("With equal time left, t₁ − t₀ ≈ ")
     assert ", the fall is there only in part (t₀ = 0 to 200: C " in part.reason
     assert ", falls in part). " in part.reason
-    without = wording._equal_time({"verdict": "seen", "same_horizon": None})
+    without = wording_chaos._equal_time({"verdict": "seen", "same_horizon": None})
     assert without.startswith("Not compared at equal time left")
     absent = chaos(tmp_path / "absent", effect=False)
     assert absent.reason.startswith("Twins perturbed at t₀ = 0 to 800, compared")
+
+
+def test_growth_of_a_small_difference_in_words():
+    def at(rate, exceeds):
+        return {"steps": 50, "twin": [rate], "tangent": [rate], "exceeds": exceeds}
+
+    arm = {"t0": {0: at(0.1, 1.5), 100: at(-0.02, 40.0)}, "contracts_from": 100}
+    found = {"arm": "constant", "arms": {"constant": arm | {"verdict": "grows at first only"}}}
+    answer = wording_chaos.growth(found)
+    assert answer.word == "grows at first only"
+    assert "0.1 per step at t₀ = 0, doubling every 6.93 steps; -0.02 per step" in answer.reason
+    assert "From t₀ = 100 on none of them grows." in answer.reason
+    assert "up to 40 times as far apart as their tangents (at t₀ = 100)" in answer.reason
+
+
+def test_independent_errors_and_renamed_units_in_words(tmp_path):
+    answer = chaos(tmp_path / "run")
+    assert any("50\u202f% of what independent errors" in point for point in answer.points)
+    assert any(point.startswith("Renaming hidden units changes B") for point in answer.points)
 
 
 def test_a_rise_along_the_linear_switches_is_told():
@@ -41,7 +60,7 @@ def test_a_rise_along_the_linear_switches_is_told():
             errors.items(), ("lazy", "linearised", "linearised", "nonlinear"), strict=True
         )
     ]
-    findings = {"chaos": None, "cone": None, "linear": phases.linear(rows)}
+    findings = {"chaos": None, "growth": None, "cone": None, "linear": phases.linear(rows)}
     answer = wording.answers(findings)[-1]
     assert answer.word == "better than lazy, but not steadily"
     assert (

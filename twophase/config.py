@@ -71,6 +71,8 @@ class Config(Section):
             raise ValueError(f"arms: {list(self.arms)} has one twice")
         if len(set(self.linear.variants)) < len(self.linear.variants):
             raise ValueError(f"linear.variants: {list(self.linear.variants)} has one twice")
+        if self.linear.regression and self.model.name == "gpt" and self.kernels.positions == "all":
+            raise ValueError("linear.regression needs kernels.positions=last, or 0: no regression")
         if self.linear.switch and self.linear.arm not in self.arms:
             raise ValueError(f"linear.arm: {self.linear.arm!r} is not in arms {list(self.arms)}")
         if self.chaos.lockstep == "on" and self.chaos.noise == "fresh":

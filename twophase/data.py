@@ -2,65 +2,82 @@
 
 from __future__ import annotations
 
-import zipfile
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from twophase import seeds
+from twophase import seeds, sources
 from twophase.config import Config, Data
 from twophase.errors import UserError
-
-TORCHVISION = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "mnist": "MNIST"}
-ARRAYS = ("x_train", "y_train", "x_test", "y_test")
-DIGITS_TEST = 450
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """x [N, C, H, W] (or [N, D]) float32, normalised by the training set; y [N] int64."""
+    """x [N, C, H, W] (or [N, D]) float32, normalised by the training set; y [N] int64.
+
+    Of sequences x [N, T] and y [N, T] are int64, with a label for each position.
+    """
 
     x_train: Tensor
     y_train: Tensor  # with the label noise that the run trains on
     x_test: Tensor
     y_test: Tensor
-    classes: int
+    classes: int  # for sequences the size of the vocabulary
     flipped: int  # training labels that the noise has changed
+    scored: Tensor | None = None  # rows of the training set; None: all
+
+    @property
+    def x_scored(self) -> Tensor:
+        """Training samples that losses, errors and batch-norm statistics are measured on."""
+        return self.x_train if self.scored is None else self.x_train[self.scored]
+
+    @property
+    def y_scored(self) -> Tensor:
+        return self.y_train if self.scored is None else self.y_train[self.scored]
 
 
 def load(config: Config) -> Dataset:
     """The run's samples on its device, the same for the same config."""
     data = config.data
-    x_train, y_train, x_test, y_test = _raw(data)
+    x_train, y_train, x_test, y_test = sources.read(data)
     x_train, y_train = _some(x_train, y_train, data.train)
     x_test, y_test = _some(x_test, y_test, data.test)
     _check(config, x_train, x_test)
-    classes = int(max(y_train.max(), y_test.max())) + 1
+    tokens = () if x_train.is_floating_point() else (x_train, x_test)
+    classes = 1 + max(int(v.max()) for v in (y_train, y_test, *tokens))
+    noisy = _with_noise(y_train, classes, data.label_noise, config.seed)
+    flipped = int((noisy != y_train).sum())
+    if not tokens:
+        x_train, x_test = _normalised(x_train, x_test)
+    tensors = [v.to(config.device) for v in (x_train, noisy, x_test, y_test)]
+    count = data.scored
+    return Dataset(
+        *(*tensors, classes, flipped),
+        scored=None if count is None else _order(len(x_train), "scored")[:count],
+    )
+
+
+def _normalised(x_train: Tensor, x_test: Tensor) -> list[Tensor]:
+    """Each channel, or feature, less its training mean and over its training deviation."""
     axes = [0, *range(2, x_train.dim())]
     mean = x_train.mean(axes, keepdim=True)
     scale = x_train.std(axes, keepdim=True).clamp_min(1e-6)
-    noisy = _with_noise(y_train, classes, data.label_noise, config.seed)
-    return Dataset(
-        x_train=((x_train - mean) / scale).contiguous().to(config.device),
-        y_train=noisy.to(config.device),
-        x_test=((x_test - mean) / scale).contiguous().to(config.device),
-        y_test=y_test.to(config.device),
-        classes=classes,
-        flipped=int((noisy != y_train).sum()),
-    )
+    return [((x - mean) / scale).contiguous() for x in (x_train, x_test)]
 
 
 def _some(x: Tensor, y: Tensor, count: int | None) -> tuple[Tensor, Tensor]:
     """A fixed random choice: files are often sorted by class."""
     if count is None:
         return x, y
-    rows = torch.randperm(len(x), generator=seeds.generator(0, "subset"))[:count]
+    rows = _order(len(x), "subset")[:count]
     return x[rows], y[rows]
+
+
+def _order(n: int, use: str) -> Tensor:
+    return torch.randperm(n, generator=seeds.generator(0, use))
 
 
 def _check(config: Config, x_train: Tensor, x_test: Tensor) -> None:
@@ -76,6 +93,7 @@ def _check(config: Config, x_train: Tensor, x_test: Tensor) -> None:
         "kernels.probe": config.kernels.probe,
         "training.batch": config.training.batch,
         "linear.regression": config.linear.regression,
+        "data.scored": config.data.scored or 0,
     }.items():
         if size > len(x_train):
             raise UserError(f"{key}={size}: there are only {len(x_train)} training samples")
@@ -84,8 +102,8 @@ def _check(config: Config, x_train: Tensor, x_test: Tensor) -> None:
 def _with_noise(y: Tensor, classes: int, share: float, seed: int) -> Tensor:
     """Redraw a share of the labels uniformly over all classes."""
     generator = seeds.generator(seed, "label-noise")
-    redrawn = torch.rand(len(y), generator=generator) < share
-    labels = torch.randint(classes, (len(y),), generator=generator)
+    redrawn = torch.rand(y.shape, generator=generator) < share
+    labels = torch.randint(classes, y.shape, generator=generator)
     return torch.where(redrawn, labels, y)
 
 
@@ -110,146 +128,9 @@ def batch_indices(n: int, batch: int, seed: int, step: int) -> Tensor:
     """Rows of the batch of a step: a fresh order every epoch, the last batch may be short."""
     per_epoch = -(-n // batch)
     epoch, place = divmod(step, per_epoch)
-    return _order(n, seed, epoch)[place * batch : (place + 1) * batch]
+    return _epoch_order(n, seed, epoch)[place * batch : (place + 1) * batch]
 
 
 @lru_cache(maxsize=2)
-def _order(n: int, seed: int, epoch: int) -> Tensor:
+def _epoch_order(n: int, seed: int, epoch: int) -> Tensor:
     return torch.randperm(n, generator=seeds.generator(seed, "order", epoch))
-
-
-def _raw(data: Data) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    if data.source == "digits":
-        return _digits()
-    if data.source in TORCHVISION:
-        return _torchvision(data)
-    path = Path(data.source)
-    if path.suffix == ".npz":
-        return _npz(path)
-    if path.is_dir():
-        return _folder(path)
-    raise UserError(
-        f"data.source={data.source!r}: expected digits, {', '.join(TORCHVISION)}, an existing .npz "
-        f"file with {', '.join(ARRAYS)}, or a folder with train/<class>/ and test/<class>/"
-    )
-
-
-def _digits():
-    """1,347 digits for training and 450 for the test, classes in proportion, always the same."""
-    from sklearn.datasets import load_digits  # a second, and only this source needs it
-    from sklearn.model_selection import train_test_split
-
-    bunch = load_digits()
-    x = torch.from_numpy(bunch.images).float()[:, None] / 16
-    y = torch.from_numpy(bunch.target).long()
-    rows = range(len(x))
-    train, test = train_test_split(rows, test_size=DIGITS_TEST, stratify=y, random_state=0)
-    return x[train], y[train], x[test], y[test]
-
-
-def import_torchvision():
-    """torchvision.datasets, also where its compiled operators do not match this torch.
-
-    A CUDA build of torchvision beside a CPU build of torch cannot load its operators, and then
-    fails at import over two schemas that data sets never use; defining them is enough.
-    """
-    try:
-        import torchvision.datasets as datasets
-    except RuntimeError as error:
-        if "torchvision::nms" not in str(error):
-            raise
-        library = torch.library.Library("torchvision", "DEF")
-        library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        _KEPT.append(library)
-        import torchvision.datasets as datasets
-    return datasets
-
-
-_KEPT: list = []  # a library's definitions live as long as it does
-
-
-def _torchvision(data: Data):
-    kind = getattr(import_torchvision(), TORCHVISION[data.source])
-    try:
-        parts = [kind(data.root, train=train, download=True) for train in (True, False)]
-    except (RuntimeError, OSError) as error:
-        raise UserError(
-            f"data.source={data.source!r} could not be read from or downloaded to {data.root!r} "
-            f"({error}); fetch it on a machine with a network and set data.root, or use a .npz"
-        ) from None
-    arrays = []
-    for part in parts:
-        arrays += [np.asarray(part.data), np.asarray(part.targets)]
-    return _tensors(*arrays)
-
-
-def _npz(path: Path):
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            missing = [name for name in ARRAYS if name not in file]
-            if missing:
-                raise UserError(f"data.source={str(path)!r}: it has no array {missing[0]!r}")
-            arrays = [file[name] for name in ARRAYS]
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise UserError(f"data.source={str(path)!r}: not readable as .npz ({error})") from None
-    return _tensors(*arrays)
-
-
-def _folder(path: Path):
-    datasets = import_torchvision()
-    arrays, classes = [], []
-    for part in ("train", "test"):
-        try:
-            folder = datasets.ImageFolder(str(path / part))
-        except (FileNotFoundError, OSError) as error:
-            raise UserError(f"data.source={str(path)!r}: {error}") from None
-        images = [np.asarray(image) for image, _ in folder]
-        if len({image.shape for image in images}) != 1:
-            raise UserError(f"data.source={str(path)!r}: the images of {part}/ differ in size")
-        arrays += [np.stack(images), np.asarray(folder.targets)]
-        classes.append(folder.classes)
-    if classes[0] != classes[1]:
-        raise UserError(
-            f"data.source={str(path)!r}: train/ has classes {classes[0]}, test/ has {classes[1]}"
-        )
-    return _tensors(*arrays)
-
-
-def _tensors(*arrays: np.ndarray) -> tuple[Tensor, ...]:
-    """Samples and labels of x_train, y_train, x_test, y_test."""
-    x_train, y_train, x_test, y_test = (
-        (_labels if name.startswith("y") else _samples)(name, array)
-        for name, array in zip(ARRAYS, arrays, strict=True)
-    )
-    for name, x, y in (("y_train", x_train, y_train), ("y_test", x_test, y_test)):
-        if len(x) != len(y) or len(y) == 0:
-            raise UserError(
-                f"data: {name} has {len(y)} labels for {len(x)} samples, expected one each"
-            )
-    return x_train, y_train, x_test, y_test
-
-
-def _samples(name: str, array: np.ndarray) -> Tensor:
-    """uint8 images [N, H, W(, C)] as [N, C, H, W] in [0, 1]; floats [N, ...] as they are."""
-    image = array.dtype == np.uint8 and array.ndim in (3, 4)
-    if not image and not (np.issubdtype(array.dtype, np.floating) and array.ndim >= 2):
-        raise UserError(
-            f"data: {name} is {array.dtype} {array.shape}, expected uint8 [N,H,W] or [N,H,W,C], or "
-            "float [N,...]"
-        )
-    x = torch.from_numpy(np.ascontiguousarray(array))
-    if image:
-        x = x.float() / 255
-        x = x[:, None] if x.dim() == 3 else x.movedim(3, 1)
-    if not torch.isfinite(x).all():
-        raise UserError(f"data: {name} has NaN or infinity in it")
-    return x.float()
-
-
-def _labels(name: str, array: np.ndarray) -> Tensor:
-    if not np.issubdtype(array.dtype, np.integer) or array.ndim != 1:
-        raise UserError(f"data: {name} is {array.dtype} {array.shape}, expected integers [N]")
-    if array.size and array.min() < 0:
-        raise UserError(f"data: {name} has label {array.min()}, expected classes from 0 up")
-    return torch.from_numpy(array.astype(np.int64))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,10 +37,24 @@ def probe(config: Config, data: Dataset) -> Tensor:
     return data.x_train[probe_rows(config, data)]
 
 
-def options(config: Config) -> dict[str, str]:
+def options(config: Config) -> dict[str, Any]:
     """How a run's kernels are computed; nominal rates, so that the same run has the same bits."""
     chosen = config.kernels
-    return {"outputs": chosen.outputs, "memory": chosen.memory, "rates": "nominal"}
+    found = {"outputs": chosen.outputs, "memory": chosen.memory, "rates": "nominal"}
+    if config.model.name == "gpt" and chosen.positions == "last":
+        found["select"] = last_position
+    return found
+
+
+def last_position(out: Tensor) -> Tensor:
+    """[N, V] of a sequence model's [N, T, V], [N] of labels [N, T]."""
+    return out[:, -1]
+
+
+def labels(config: Config, y: Tensor) -> Tensor | None:
+    """Of the outputs that the kernel has; None for those of all positions of a sequence."""
+    y = options(config).get("select", lambda out: out)(y)
+    return y if y.dim() == 1 else None
 
 
 def jobs(config: Config) -> list[tuple[str, int]]:
@@ -60,14 +75,14 @@ def measure(run: RunDir, data: Dataset, arm: str, step: int) -> None:
 def collect(run: RunDir) -> None:
     """What each kernel is like by itself, and one of them computed again in two other ways."""
     data = datasets.load(run.config)
-    labels = data.y_train[probe_rows(run.config, data)]
+    wanted = labels(run.config, data.y_train[probe_rows(run.config, data)])
     rows, spectrum = [], []
     for arm, step in jobs(run.config):
         path = run.kernel(arm, step)
         # a kill after the file has appeared and before its shards are gone leaves them behind
         shutil.rmtree(path.with_name(f"{path.name}.parts"), ignore_errors=True)
         with entk.open_kernel(path) as file:
-            found, values = describe(file, labels)
+            found, values = describe(file, wanted)
         key = {"arm": arm, "step": step}
         rows.append({**key, **found})
         spectrum += [{**key, "rank": k + 1, "eigenvalue": v} for k, v in enumerate(values)]
@@ -76,7 +91,9 @@ def collect(run: RunDir) -> None:
     run.save_table("checks", CHECKS, checks(run, data))
 
 
-def describe(file: entk.KernelFile, labels: Tensor) -> tuple[dict[str, float | None], list[float]]:
+def describe(
+    file: entk.KernelFile, labels: Tensor | None
+) -> tuple[dict[str, float | None], list[float]]:
     """(the columns of kernel.csv, the largest eigenvalues); of a kernel with a direction."""
     size = spectra.size(file)
     row = {"frobenius_norm": size.norm, "trace": size.trace}
@@ -99,12 +116,13 @@ def checks(run: RunDir, data: Dataset) -> list[dict]:
     with entk.open_kernel(run.kernel(arm, step)) as file:
         each = file.shape[-1] // config.kernels.probe
         stored = file[..., : len(x) * each, : len(x) * each]
-    chosen = {"outputs": config.kernels.outputs, "rates": "nominal"}
+    chosen = options(config)
+    del chosen["memory"]
     tiles = entk.plan_ntk(model, x, block=max(1, len(x) // 3), **chosen)
-    again = {
-        "tiles": entk.ntk(model, x, plan=tiles, outputs=config.kernels.outputs),
-        "float64": entk.ntk(model.double(), x.double(), **chosen),
-    }
+    del chosen["rates"]  # the plan has them
+    again = {"tiles": entk.ntk(model, x, plan=tiles, **chosen)}
+    exact = x.double() if x.is_floating_point() else x
+    again["float64"] = entk.ntk(model.double(), exact, **chosen, rates="nominal")
     return [
         {"arm": arm, "step": step, "check": name, "samples": len(x)} | _apart(stored, kernel)
         for name, kernel in again.items()

@@ -71,7 +71,7 @@ class Lanes:
         return {n: torch.stack([s[f"{kind}.{n}"] for s in states]).to(device) for n in names}
 
     def step(self, rate: float, x: Tensor, y: Tensor) -> Tensor:
-        """One update of every lane on the same x [N, ...], y [N]; the losses before it [L].
+        """One update of every lane on the same x [N, ...] and y; the losses before it [L].
 
         Images are laid out plane by plane: with channels last, batch norm goes along the channels
         of all lanes in vectors, and what is left over rounds otherwise. `contiguous` would leave
@@ -80,8 +80,9 @@ class Lanes:
         return self._step(rate, x.clone(memory_format=torch.contiguous_format), y)
 
     def _update(self, rate: float, x: Tensor, y: Tensor) -> Tensor:
-        out = self._forward(self.parameters, self.buffers, x)  # [L, N, O]
-        losses = F.cross_entropy(out.flatten(0, 1), y.repeat(len(out)), reduction="none")
+        out = self._forward(self.parameters, self.buffers, x)  # [L, N, O] or [L, N, T, V]
+        labels = y.flatten().repeat(len(out))
+        losses = F.cross_entropy(out.flatten(0, -2), labels, reduction="none")
         losses = losses.view(len(out), -1).mean(1)
         self.optimizer.zero_grad(set_to_none=True)
         losses.sum().backward()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -43,15 +43,25 @@ def dissimilarity(u: Tensor, v: Tensor) -> float:
     return 0.5 * (u / u.norm() - v / v.norm()).square().sum().item()
 
 
+def cross_entropy(out: Tensor, y: Tensor) -> Tensor:
+    """Mean over samples of out [N, O] and y [N], or over all positions of [N, T, V] and [N, T]."""
+    return F.cross_entropy(out.flatten(0, -2), y.flatten())
+
+
 @torch.no_grad()
-def logits(model: nn.Module, x: Tensor) -> Tensor:
+def logits(
+    model: nn.Module, x: Tensor, select: Callable[[Tensor], Tensor] = lambda out: out
+) -> Tensor:
+    """[N, O]; of a sequence model [N T, V], each position a row, or those that are selected."""
     model.eval()
-    return torch.cat([model(part) for part in x.split(EVALUATION_BATCH)])
+    parts = x.split(EVALUATION_BATCH)
+    return torch.cat([select(model(part)).flatten(0, -2) for part in parts])
 
 
 def score(out: Tensor, y: Tensor) -> Score:
-    loss = F.cross_entropy(out.double(), y).item()
-    return Score(loss, (out.argmax(1) != y).double().mean().item())
+    """Of rows from `logits` and the labels y, [N] or [N, T]."""
+    loss = cross_entropy(out.double(), y).item()
+    return Score(loss, (out.argmax(1) != y.flatten()).double().mean().item())
 
 
 @torch.no_grad()
@@ -103,8 +113,8 @@ def straight_line(
             end = one if alpha <= 0.5 else two
             model.load_state_dict({k: end[k] for k, _ in model.named_buffers()}, strict=False)
         if config.chaos.batchnorm == "reestimate":
-            reestimate(model, data.x_train)
-        train.append(score(logits(model, data.x_train), data.y_train))
+            reestimate(model, data.x_scored)
+        train.append(score(logits(model, data.x_scored), data.y_scored))
         test.append(score(logits(model, data.x_test), data.y_test))
     repeat = len(alphas) if same else 1  # the line between equal networks is one point
     return Path(alphas, train * repeat, test * repeat)

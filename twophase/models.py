@@ -3,7 +3,7 @@
 ResNet-20 and VGG-16 follow open_lth (Frankle et al. 2020, arXiv 1912.05671): Kaiming-normal
 (fan-in) weights, biases uniform within 1/sqrt(fan-in), batch-norm scales uniform in [0, 1].
 vgg16-dropout follows torchvision's VGG-16 on a 1 x 1 average pool, whose head starts near zero.
-Small networks start their scales at 1 and their biases at 0.
+Small networks start their scales at 1 and their biases at 0; for gpt and vit see transformers.py.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from twophase import seeds
+from twophase import seeds, transformers
 from twophase.config import Config
 from twophase.errors import UserError
 
@@ -74,9 +74,17 @@ class BasicBlock(nn.Module):
 class ResNet(nn.Module):
     """CIFAR stem, stages of basic blocks, the first block of later stages at stride 2."""
 
-    def __init__(self, channels: int, classes: int, widths: tuple[int, ...], blocks: int, shortcut):
+    def __init__(
+        self,
+        channels: int,
+        classes: int,
+        widths: tuple[int, ...],
+        blocks: int,
+        shortcut: str,
+        stride: int = 1,
+    ):
         super().__init__()
-        self.conv = nn.Conv2d(channels, widths[0], 3, 1, 1, bias=False)
+        self.conv = nn.Conv2d(channels, widths[0], 3, stride, 1, bias=False)
         self.bn = nn.BatchNorm2d(widths[0])
         stages, inputs = [], widths[0]
         for i, width in enumerate(widths):
@@ -130,25 +138,42 @@ class MLP(nn.Module):
 
 def build(config: Config, sample: Tensor, classes: int) -> nn.Module:
     """The config's network for samples like `sample` [C, H, W] or [D], initialised by the seed."""
-    name, model = config.model.name, None
-    if name != "mlp" and sample.dim() != 3:
+    name, options = config.model.name, config.model
+    _check(name, sample)
+    generator = seeds.generator(config.seed, "init")
+    if name in ("gpt", "vit"):
+        model = transformers.build(options, sample, classes)
+        transformers.initialise(model, generator)
+        return model
+    if name == "mlp":
+        model = MLP(sample.numel(), options.widths, classes)
+    elif name == "thin-resnet":
+        shape = (options.widths, options.blocks, options.shortcut, options.stride)
+        model = ResNet(sample.shape[0], classes, *shape)
+    elif name == "resnet20":
+        model = ResNet(sample.shape[0], classes, (16, 32, 64), 3, options.shortcut)
+    else:
+        model = VGG(sample.shape[0], classes, dropout=name == "vgg16-dropout")
+    _initialise(model, name, generator)
+    return model
+
+
+def _check(name: str, sample: Tensor) -> None:
+    """Raises UserError: the network does not take such samples."""
+    tokens = not sample.is_floating_point()
+    if tokens != (name == "gpt"):
+        found = "tokens" if tokens else "numbers"
+        raise UserError(
+            f"model.name={name!r} does not take {found}, which the samples are; model.name=gpt and "
+            "data.source=text belong together"
+        )
+    if name not in ("mlp", "gpt") and sample.dim() != 3:
         raise UserError(
             f"model.name={name!r} needs images [C, H, W], the samples have shape "
             f"{tuple(sample.shape)}; use model.name=mlp"
         )
     if name.startswith("vgg16") and min(sample.shape[1:]) < 16:
         raise UserError(f"model.name={name!r} needs images of at least 16 x 16 pixels")
-    if name == "mlp":
-        model = MLP(sample.numel(), config.model.widths, classes)
-    elif name == "thin-resnet":
-        options = (config.model.widths, config.model.blocks, config.model.shortcut)
-        model = ResNet(sample.shape[0], classes, *options)
-    elif name == "resnet20":
-        model = ResNet(sample.shape[0], classes, (16, 32, 64), 3, config.model.shortcut)
-    else:
-        model = VGG(sample.shape[0], classes, dropout=name == "vgg16-dropout")
-    _initialise(model, name, seeds.generator(config.seed, "init"))
-    return model
 
 
 def _initialise(model: nn.Module, name: str, generator: torch.Generator) -> None:

@@ -6,7 +6,6 @@ import copy
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from twophase import metrics, models, seeds, train
@@ -108,7 +107,7 @@ def _gradient(config: Config, data: Dataset, state: State, generator: torch.Gene
     rows = torch.randperm(len(data.x_train), generator=generator)[: config.training.batch]
     model = train.network(config, data, state).train()
     torch.manual_seed(torch.randint(2**62, (1,), generator=generator).item())  # of dropout
-    F.cross_entropy(model(data.x_train[rows]), data.y_train[rows]).backward()
+    metrics.cross_entropy(model(data.x_train[rows]), data.y_train[rows]).backward()
     return {f"model.{n}": p.grad.double().cpu() for n, p in model.named_parameters()}
 
 

@@ -1,4 +1,7 @@
-"""How far apart two networks are in what they say: their logits [N, O], and their features."""
+"""How far apart two networks are in what they say: their logits [N, O], and their features.
+
+A sequence model has a row of logits for each position; it counts as a sample here.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ def independent_disagreement(a: Tensor, b: Tensor, y: Tensor) -> float:
     With error rates p and q, and wrong classes equally likely: 1 - (1 - p)(1 - q) - p q / (O - 1).
     Source: Fort et al. 2019 (arXiv 1912.02757), who divide the disagreement by it.
     """
-    p, q = ((out.argmax(1) != y).double().mean().item() for out in (a, b))
+    p, q = ((out.argmax(1) != y.flatten()).double().mean().item() for out in (a, b))
     return 1 - (1 - p) * (1 - q) - p * q / max(a.shape[1] - 1, 1)
 
 

@@ -29,11 +29,15 @@ def measure(config: Config, data: Dataset, state: train.State, step: int) -> lis
     model = train.evaluated(config, data, state)
     order = torch.randperm(len(data.x_train), generator=seeds.generator(config.seed, "regression"))
     rows = order[: config.linear.regression]
-    x, labels = data.x_train[rows], data.y_train[rows]
-    y = F.one_hot(labels, data.classes).to(x) - 1 / data.classes
-    own, own_test = (logits(model, z).softmax(1) - 1 / data.classes for z in (x, data.x_test))
-    means = {"zero": (0 * own, 0 * own_test), "network": (own, own_test)}
+    x, labels = data.x_train[rows], kernels.labels(config, data.y_train[rows])
+    labels_test = kernels.labels(config, data.y_test)
     options = kernels.options(config)
+    select = {k: v for k, v in options.items() if k == "select"}
+    y = F.one_hot(labels, data.classes).to(x) - 1 / data.classes
+    own, own_test = (
+        logits(model, z, **select).softmax(1) - 1 / data.classes for z in (x, data.x_test)
+    )
+    means = {"zero": (0 * own, 0 * own_test), "network": (own, own_test)}
     k = entk.ntk(model, x, **options)
     fits = {mean: fit(k, y - f0) for mean, (f0, _) in means.items()}
     outputs: dict[str, list[Tensor]] = {mean: [] for mean in means}
@@ -50,7 +54,7 @@ def measure(config: Config, data: Dataset, state: train.State, step: int) -> lis
             "samples": len(x),
             "ridge": fits[mean][0] / trace(k),
             "left_out_error": score(f0 + fits[mean][1], labels).error,
-            "test_error": score(torch.cat(outputs[mean]), data.y_test).error,
+            "test_error": score(torch.cat(outputs[mean]), labels_test).error,
             "test_samples": len(data.x_test),
         }
         for mean, (f0, _) in means.items()

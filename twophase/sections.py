@@ -37,7 +37,7 @@ class Data(Section):
     """Where samples come from and what is done to them."""
 
     source: str = "digits"
-    """digits, cifar10, cifar100, mnist, a .npz file or an image folder"""
+    """digits, breast_cancer, wine, text, cifar10, cifar100, mnist, an .npz file or a folder"""
     root: str = "data"
     """where torchvision keeps its downloads"""
     label_noise: Annotated[float, Field(ge=0, le=1)] = 0.0
@@ -50,19 +50,31 @@ class Data(Section):
     """use only so many training samples, a fixed random choice; left out: all"""
     test: Count | None = None
     """use only so many test samples"""
+    scored: Count | None = None
+    """losses, errors and batch-norm statistics are of so many training samples; left out: all"""
+    context: Count = 64
+    """characters of a sample of text"""
 
 
 class Model(Section):
     """Which network."""
 
-    name: Literal["mlp", "thin-resnet", "resnet20", "vgg16", "vgg16-dropout"] = "thin-resnet"
-    """resnet20 and vgg16 as in open_lth, vgg16-dropout as in torchvision"""
+    name: Literal["mlp", "thin-resnet", "resnet20", "vgg16", "vgg16-dropout", "gpt", "vit"] = (
+        "thin-resnet"
+    )
+    """resnet20 and vgg16 as in open_lth, vgg16-dropout as in torchvision; gpt takes text"""
     widths: tuple[Count, ...] = (16, 32, 64)
-    """hidden layers of mlp, stages of thin-resnet"""
+    """hidden layers of mlp, stages of thin-resnet; gpt and vit have one"""
     blocks: Count = 1
-    """basic blocks per stage of thin-resnet"""
+    """basic blocks per stage of thin-resnet, all blocks of gpt and vit"""
     shortcut: Literal["projection", "pad"] = "projection"
     """where a ResNet changes width: options B and A of He et al. 2015"""
+    stride: Count = 1
+    """of the first convolution of thin-resnet; 2 leaves a quarter of the work"""
+    heads: Count = 4
+    """of attention in gpt and vit; they divide the width"""
+    patch: Count = 4
+    """pixels along the side of a patch of vit; they divide the side of the image"""
 
 
 class Training(Section):
@@ -127,6 +139,8 @@ class Kernels(Section):
     """training inputs in it, chosen by the seed and not augmented"""
     outputs: Literal["all", "diagonal", "trace", "sum"] = "all"
     """output mode, as in entk.ntk"""
+    positions: Literal["last", "all"] = "last"
+    """of a sequence model, whose outputs: those at the last position, or all; of others all"""
     steps: Annotated[Steps, Field(min_length=1)] = tuple(range(0, 2001, 250))
     """steps at which the kernel is computed"""
     memory: Memory = "1GB"

@@ -53,13 +53,15 @@ def ranks(size: Size, top: float, entropy: float | None) -> dict[str, float | No
     }
 
 
-def alignments(file: entk.KernelFile, labels: Tensor) -> dict[str, float | None]:
+def alignments(file: entk.KernelFile, labels: Tensor | None) -> dict[str, float | None]:
     """`entk.alignment` with the one-hot labels [N], centred and not; None where undefined.
 
     O kernels of one output each are added up to [N, N] first.
     """
-    kernel = file if len(file.shape) == 2 else file[:].double().sum(0)
     found: dict[str, float | None] = {"alignment": None, "centred_alignment": None}
+    if labels is None:
+        return found
+    kernel = file if len(file.shape) == 2 else file[:].double().sum(0)
     for name in found:
         with suppress(entk.UndefinedDistanceError):  # labels all alike have no centred direction
             found[name] = entk.alignment(kernel, labels, centred=name.startswith("centred"))

@@ -8,14 +8,13 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from twophase import models, seeds
 from twophase.config import Config
 from twophase.data import Dataset, augment, batch_indices
 from twophase.errors import DivergedError
-from twophase.metrics import logits, reestimate, score
+from twophase.metrics import cross_entropy, logits, reestimate, score
 from twophase.rundir import RunDir, write_atomic
 
 State = dict[str, Tensor]  # "model.<name>": parameters and buffers; "momentum.<name>"
@@ -124,7 +123,7 @@ def check_weights(parameters: Iterable[Tensor], stop: int) -> None:
 def step_loss(model: nn.Module, config: Config, data: Dataset, step: int) -> Tensor:
     """The loss that leads from `step` to the next: its batch, augmented, and its masks."""
     x, y = step_batch(config, data, step)
-    return F.cross_entropy(model(x), y)
+    return cross_entropy(model(x), y)
 
 
 def step_batch(config: Config, data: Dataset, step: int) -> tuple[Tensor, Tensor]:
@@ -138,7 +137,7 @@ def step_batch(config: Config, data: Dataset, step: int) -> tuple[Tensor, Tensor
 
 def scores(model: nn.Module, data: Dataset) -> dict[str, float]:
     """Losses and errors of a model as it is, in eval mode."""
-    train = score(logits(model, data.x_train), data.y_train)
+    train = score(logits(model, data.x_scored), data.y_scored)
     test = score(logits(model, data.x_test), data.y_test)
     return {
         **{f"train_{k}": v for k, v in asdict(train).items()},
@@ -149,7 +148,7 @@ def scores(model: nn.Module, data: Dataset) -> dict[str, float]:
 def evaluated(config: Config, data: Dataset, state: State) -> nn.Module:
     """The network with batch-norm statistics re-estimated on the training set."""
     model = network(config, data, state)
-    reestimate(model, data.x_train)
+    reestimate(model, data.x_scored)
     return model
 
 

@@ -10,6 +10,8 @@ from twophase.plotstyle import ARM_LABEL
 from twophase.wording_chaos import SPOKEN, chaos, growth, twins
 from twophase.wording_cone import cone
 
+BATCH_NORM = ("thin-resnet", "resnet20", "vgg16", "vgg16-dropout")  # networks that have it
+
 
 def answers(findings: dict) -> list[Answer]:
     """The opening, in words and numbers."""
@@ -40,6 +42,29 @@ def _schedule(findings: dict) -> Answer:
     return Answer(question, word, reason)
 
 
+def network(config: Config) -> str:
+    """The name of the network, and of one that is no fixed one its sizes."""
+    m = config.model
+    sizes = f"{m.name} of width {'–'.join(map(str, m.widths))}"
+    if m.name in ("gpt", "vit"):
+        patch = f", patches of {m.patch} × {m.patch}" if m.name == "vit" else ""
+        return f"{sizes}, {m.blocks} blocks, {m.heads} heads{patch}"
+    return sizes if m.name in ("mlp", "thin-resnet") else m.name
+
+
+def samples(config: Config) -> str:
+    """The source, and of text the length of a sample."""
+    data = config.data
+    return f"text, {data.context} characters a sample" if data.source == "text" else data.source
+
+
+def outputs(config: Config) -> str:
+    """Which outputs a kernel has, and how they are summed."""
+    positions = {"last": " at the last position", "all": " at all positions"}
+    where = positions[config.kernels.positions] if config.model.name == "gpt" else ""
+    return f"outputs = “{config.kernels.outputs}”{where}"
+
+
 def captions(config: Config, dtype: str) -> dict[str, str]:
     """What stands under each figure: n, output mode, ε, dtype, arms, draws."""
     c, k, last = config.chaos, config.kernels, step(config.training.steps)
@@ -50,23 +75,27 @@ def captions(config: Config, dtype: str) -> dict[str, str]:
         "interpolate": "interpolated",
         "ends": "of the nearer end",
     }[c.batchnorm]
+    normed = config.model.name in BATCH_NORM
+    scored = config.data.scored
+    some = f", training losses of {scored} samples" if scored else ""
+    together = ", trained and compared in lockstep with the main run" if config.in_lockstep else ""
     twins = (
-        f"ε = {number(c.eps)} ({c.scale}), {c.draws} draws per t₀, {arms}, {dtype}, batch-norm "
-        f"statistics {norm}"
-        + (", trained and compared in lockstep with the main run" if config.in_lockstep else "")
+        f"ε = {number(c.eps)} ({c.scale}), {c.draws} draws per t₀, {arms}, {dtype}"
+        + (f", batch-norm statistics {norm}" if normed else "")
+        + together
     )
     kernel = (
-        f"eNTK of n = {k.probe} training inputs, outputs = “{k.outputs}”, {dtype}, sums in "
-        "float64, batch norm in eval mode with re-estimated statistics"
-    )
-    line = f"{c.alphas} points on the line, baseline {c.baseline}"
+        f"eNTK of n = {k.probe} training inputs, {outputs(config)}, {dtype}, sums in float64"
+    ) + (", batch norm in eval mode with re-estimated statistics" if normed else "")
+    fresh = "; batch-norm statistics re-estimated before each evaluation" if normed else ""
+    line = f"{c.alphas} points on the line, baseline {c.baseline}{some}"
     return {
         "overview": "Left: medians over draws divided by the level at the first t₀, and the "
         "kernel’s own turn per lag; dashed: half. Right: half-fall points with 95 % bootstrap "
         f"intervals over draws; broad and pale, those of the second method. {twins}.",
         "chaos": f"Twins perturbed at t₀, compared at t₁ = {last}: points are draws, lines "
         f"medians, diamonds half of the first level, dotted the ε = 0 twin. {twins}; {line}; "
-        f"kernel distance with n = {k.probe}, outputs = “{k.outputs}”. The stepped rate drops "
+        f"kernel distance with n = {k.probe}, {outputs(config)}. The stepped rate drops "
         f"at {drops}.",
         "predictions": "Twins compared on the test set: symmetrised KL divergence in nats, L2 "
         "distance of the softmax, 1 − cosine of the logits, each a mean over samples; and 1 − "
@@ -84,7 +113,6 @@ def captions(config: Config, dtype: str) -> dict[str, str]:
         "barrier": "Loss on the straight line between main run and twin, above the straight line "
         f"of its ends (dashed), at t₁ = {last}; mean over draws. {twins}; {c.alphas} points.",
         **wording_cone.captions(kernel, drops),
-        "linear": wording_linear.caption(config, dtype),
-        "training": "The main run; batch-norm statistics re-estimated before each evaluation, "
-        f"{dtype}. Dashed verticals: drops of the rate.",
+        "linear": wording_linear.caption(config, dtype, normed),
+        "training": f"The main run{fresh}, {dtype}{some}. Dashed verticals: drops of the rate.",
     }

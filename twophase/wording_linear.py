@@ -132,8 +132,8 @@ def _regression(found: dict) -> str:
     )
 
 
-def caption(config: Config, dtype: str) -> str:
-    """What stands under the figure."""
+def caption(config: Config, dtype: str, normed: bool) -> str:
+    """What stands under the figure; normed: the network has batch norm."""
     options, variants = config.linear, " ".join(config.linear.variants)
     kinds = {
         "taylor": "the first-order Taylor model of step t",
@@ -145,10 +145,11 @@ def caption(config: Config, dtype: str) -> str:
         f" Regression: {step(options.regression)} training inputs, ridge by leave-one-out, outputs "
         f"= “{config.kernels.outputs}”."
     )
+    running = " or the running ones" if "running" in variants else ""
+    frozen = f"batch norm frozen with statistics re-estimated at t{running}, "
     return (
         f"Trained from step t on to step {step(config.training.steps)} as {used}; "
-        f"{ARM_LABEL[options.arm]} arm, batch norm frozen with statistics re-estimated at t"
-        f"{' or the running ones' if 'running' in variants else ''}, momentum reset"
+        f"{ARM_LABEL[options.arm]} arm, {frozen if normed else ''}momentum reset"
         f"{' or kept' if 'keep' in variants else ''}, rate times {options.rate_factor:g}, {dtype}."
         f"{regression if options.regression else ''}"
     )

@@ -144,12 +144,12 @@ def test_sentences():
 
 
 def test_caption_says_what_was_trained_and_how():
-    text = wording_linear.caption(Config(), "float32")
+    text = wording_linear.caption(Config(), "float32", normed=True)
     assert "as the first-order Taylor model of step t; stepped rate arm" in text
     assert "statistics re-estimated at t, momentum reset, rate times 1, float32." in text
     assert "Regression" not in text
     sets = ['linear.variants=["taylor", "tangent-keep-running"]', "linear.regression=64"]
-    text = wording_linear.caption(build({}, sets), "float32")
+    text = wording_linear.caption(build({}, sets), "float32", normed=True)
     assert "its tangent alone" in text
     assert "re-estimated at t or the running ones, momentum reset or kept" in text
     assert "Regression: 64 training inputs, ridge by leave-one-out, outputs = “all”." in text

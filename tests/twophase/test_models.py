@@ -1,5 +1,6 @@
 import pytest
 import torch
+import torch.nn.functional as F
 
 import entk
 from twophase import config, models
@@ -129,3 +130,10 @@ def test_a_shortcut_of_few_channels_is_the_strided_convolution():
     for _ in range(300):
         y = block(x.to(memory_format=torch.channels_last).requires_grad_())
         y.square().sum().backward()
+
+
+def test_a_stride_of_two_leaves_a_quarter_of_the_pixels():
+    one, two = (build("thin-resnet", widths=[3, 4], stride=s) for s in (1, 2))
+    x = torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(two.conv(x), one.conv(x)[:, :, ::2, ::2])
+    assert two.blocks[0](F.relu(two.conv(x))).shape == (2, 3, 16, 16)

@@ -148,6 +148,9 @@ def build(config: Config, sample: Tensor, classes: int) -> nn.Module:
     else:
         model = VGG(sample.shape[0], classes, dropout=name == "vgg16-dropout")
     _initialise(model, name, seeds.generator(config.seed, "init"))
+    with torch.no_grad():
+        for weight in (p for p in model.parameters() if p.dim() > 1):  # no biases, no norm scales
+            weight *= config.model.init_scale
     return model
 
 

@@ -62,6 +62,8 @@ class Model(Section):
     """basic blocks per stage of thin-resnet"""
     shortcut: Literal["projection", "pad"] = "projection"
     """where a ResNet changes width: options B and A of He et al. 2015"""
+    init_scale: Annotated[float, Field(gt=0, le=1e38)] = 1.0
+    """factor on the initial weights; biases and scales of batch norm are left"""
 
 
 class Training(Section):

@@ -129,3 +129,13 @@ def test_a_shortcut_of_few_channels_is_the_strided_convolution():
     for _ in range(300):
         y = block(x.to(memory_format=torch.channels_last).requires_grad_())
         y.square().sum().backward()
+
+
+def test_init_scale_multiplies_the_weights_and_nothing_else():
+    options = ("thin-resnet", torch.zeros(1, 8, 8), 4)
+    plain, same = build(*options), build(*options, init_scale=1.0)
+    scaled = build(*options, init_scale=0.3)
+    assert all(torch.equal(p, same.state_dict()[k]) for k, p in plain.state_dict().items())
+    for name, p in plain.named_parameters():
+        expected = p * 0.3 if p.dim() > 1 else p
+        assert torch.equal(scaled.get_parameter(name), expected), name

@@ -37,7 +37,7 @@ def summary(points: list[Point], keys: list[str]) -> dict[str, Any]:
         "measures": measures,
         "groups": groups,
         "shifts": {k: {m: shift(groups, k, m) for m in measures} for k in varied},
-        "words": {m: words(points, m) for m in measures},
+        "words": {m: words(groups, m) for m in measures},
         "accuracy": {m: accuracy(points, m) for m in measures},
     }
 
@@ -116,12 +116,12 @@ def _apart(a: dict, b: dict) -> bool | None:
     return high < start or end < low
 
 
-def words(points: list[Point], measure: str) -> dict[str, list[str]]:
-    """{word: names of the runs whose measure has it}: where the fall is gone, or too small."""
-    found: dict[str, list[str]] = {}
-    for point in points:
-        if measure in point.chaos and point.state == "finished":
-            found.setdefault(point.chaos[measure]["verdict"], []).append(point.name)
+def words(groups: list[dict], measure: str) -> dict[str, dict[str, int]]:
+    """{word: {setting: runs}} of finished runs: where the fall is gone, or too small."""
+    found: dict[str, dict[str, int]] = {}
+    for group in groups:
+        for word, count in group["measures"].get(measure, {"words": {}})["words"].items():
+            found.setdefault(word, {})[group["label"]] = count
     return found
 
 

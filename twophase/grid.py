@@ -113,9 +113,10 @@ def lookup(config: Config, key: str) -> Any:
 
 
 def differing(runs: list[Config]) -> list[str]:
-    """Dotted keys in which configs differ and on which results depend, in the order of a config."""
+    """Dotted keys in which configs differ and on which results depend; the seed comes last."""
     found = [flat(config.model_dump(mode="json")) for config in runs]
-    return [k for k, v in found[0].items() if k not in NEUTRAL and any(f[k] != v for f in found)]
+    keys = [k for k, v in found[0].items() if any(f[k] != v for f in found)]
+    return sorted((k for k in keys if k not in NEUTRAL), key="seed".__eq__)
 
 
 def flat(values: dict, prefix: str = "") -> dict[str, Any]:

@@ -35,7 +35,7 @@ def title(measure: str, what: str) -> str:
 
 def halves(found: dict[str, Any], points: list[Point]) -> list[Panel]:
     """Half-fall points against each key, a panel for each measure."""
-    return [_half(found, k, m) for k in found["varied"] for m in found["shifts"][k]]
+    return [_half(found, k, m) for m in found["measures"] for k in found["varied"]]
 
 
 def _half(found: dict, key: str, measure: str) -> Panel:
@@ -63,7 +63,7 @@ def _half(found: dict, key: str, measure: str) -> Panel:
 
 def levels(found: dict[str, Any], points: list[Point]) -> list[Panel]:
     """Levels at the first t0 against each key."""
-    return [_level(found, k, m) for k in found["varied"] for m in found["shifts"][k]]
+    return [_level(found, k, m) for m in found["measures"] for k in found["varied"]]
 
 
 def _level(found: dict, key: str, measure: str) -> Panel:

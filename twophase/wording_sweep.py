@@ -54,11 +54,13 @@ def _along(measure: str, shift: dict) -> str:
         if len(shift["found"]) == 1 and seen:
             text = interval(seen[0])
         elif seen:
-            text = f"{step(median(e['half'] for e in seen))} (median of {len(seen)})"
+            text = f"{step(median(e['half'] for e in seen))} ({len(seen)} of {len(known)} settings)"
         else:
             text = "no fall" if known else "not measured"
         parts.append(f"{text} at {shown(value)}")
-    return f"{name(measure)}: half by t₀ ≈ {'; '.join(parts)}: {shift['word']}"
+    total = len(shift["found"])
+    compared = f" ({shift['compared']} of {total} pairs compared)" if total > 1 else ""
+    return f"{name(measure)}: half by t₀ ≈ {'; '.join(parts)}: {shift['word']}{compared}"
 
 
 def _seeds(found: dict) -> Answer:
@@ -80,11 +82,14 @@ def _gone(found: dict, points: list[Point]) -> Answer:
         return Answer(question, "not measured", "No run has a table of twins yet.")
     lines, gone = [], False
     for measure, words in found["words"].items():
-        total = sum(map(len, words.values()))
-        fell = len(words.get("falls", ()))
-        lost = {w: names for w, names in words.items() if not w.startswith("falls")}
-        gone |= bool(lost)
-        rest = "".join(f"; {w} in {_listed(names)}" for w, names in words.items() if w != "falls")
+        runs = {word: sum(where.values()) for word, where in words.items()}
+        total, fell = sum(runs.values()), runs.get("falls", 0)
+        gone |= any(not word.startswith("falls") for word in words)
+        rest = "".join(
+            f"; {word} in {runs[word]} ({_listed(list(where))})"
+            for word, where in words.items()
+            if word != "falls"
+        )
         lines.append(f"{name(measure)} falls in {fell} of {total} runs{rest}")
     word = "in some runs" if gone else "no"
     reason = (
@@ -96,7 +101,7 @@ def _gone(found: dict, points: list[Point]) -> Answer:
 
 def _listed(names: list[str], most: int = 3) -> str:
     rest = f" and {len(names) - most} more" if len(names) > most else ""
-    return f"{len(names)} ({'; '.join(names[:most])}{rest})"
+    return "; ".join(names[:most]) + rest
 
 
 def _accuracy(found: dict) -> Answer:

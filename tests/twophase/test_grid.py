@@ -81,7 +81,7 @@ def test_names_are_safe_and_unique():
 def test_keys_that_differ_and_change_no_result_are_no_keys():
     a = config.build({"name": "a", "seed": 1, "kernels": {"memory": "2GB"}})
     b = config.build({"name": "b", "model": {"widths": [4, 8, 8]}, "data": {"train": 50}})
-    assert grid.differing([a, b]) == ["seed", "data.train", "model.widths"]
+    assert grid.differing([a, b]) == ["data.train", "model.widths", "seed"]
     assert grid.lookup(b, "model.widths") == [4, 8, 8]
     assert grid.label({"data.train": None, "model.widths": []}) == (
         "data.train=left-out,model.widths=none"

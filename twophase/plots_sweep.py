@@ -28,6 +28,11 @@ def text(label: str) -> str:
     return shorten(label, LONGEST, placeholder="…").replace("$", r"\$")
 
 
+def colours(count: int) -> list[str]:
+    """Shades in order, or the one colour that is easy to see on either ground."""
+    return scale_colours(count) if count > 1 else [COLOUR["blue"]]
+
+
 def title(measure: str, what: str) -> str:
     label = MEASURES[measure]
     return f"{label[0].upper()}{label[1:]} · {what}"
@@ -55,7 +60,8 @@ def _half(found: dict, key: str, measure: str) -> Panel:
     _against(figure, axes, found, key, measure, draw)
     steps_axis(axes, grid or [0, 1], which="y")
     axes.set_ylabel("step of the perturbation, t₀")
-    axes.plot([], [], "o", color=COLOUR["soft"], mfc="none", label="no fall seen")
+    if any(f and f["half"] is None for f in (_fall(g, measure) for g in found["groups"])):
+        axes.plot([], [], "o", color=COLOUR["soft"], mfc="none", label="no fall seen")
     _legend(figure, axes, found, key)
     name = f"half-{found['keys'].index(key)}-{measure}"
     return Panel(name, f"Half-fall point of {MEASURES[measure]} against {key}.", figure)
@@ -94,7 +100,7 @@ def _against(
     places = {json.dumps(v): i for i, v in enumerate(values)}
     rows = cells(found["groups"], key)
     step = min(0.14, 0.6 / len(rows))
-    for k, (row, colour, mark) in enumerate(zip(rows, scale_colours(len(rows)), cycle(MARKS))):
+    for k, (row, colour, mark) in enumerate(zip(rows, colours(len(rows)), cycle(MARKS))):
         style = {"color": colour, "marker": mark, "ls": "none", "ms": 5.5}
         for value, group in row.items():
             fall = _fall(group, measure)
@@ -170,20 +176,20 @@ def _styles(found: dict) -> list[tuple[dict, dict]]:
     """(group, how to draw it): a colour each, or for many groups one per value of the first key."""
     groups = found["groups"]
     if len(groups) <= NAMED:
-        colours = scale_colours(len(groups))
         names = [text(g["label"]) if found["varied"] else None for g in groups]
         return [
-            (g, {"color": c, "label": n}) for g, c, n in zip(groups, colours, names, strict=True)
+            (g, {"color": c, "label": n})
+            for g, c, n in zip(groups, colours(len(groups)), names, strict=True)
         ]
     key = found["varied"][0]
     values = ordered([g["values"][key] for g in groups])
-    colours = dict(zip(map(json.dumps, values), scale_colours(len(values)), strict=True))
+    shades = dict(zip(map(json.dumps, values), colours(len(values)), strict=True))
     styles, seen = [], set()
     for group in groups:
         value = json.dumps(group["values"][key])
         label = None if value in seen else text(named({key: group["values"][key]}, found["short"]))
         seen.add(value)
-        styles.append((group, {"color": colours[value], "label": label}))
+        styles.append((group, {"color": shades[value], "label": label}))
     return styles
 
 

@@ -39,7 +39,7 @@ def test_p_of_many_points_is_near_that_of_the_t_distribution():
     y = [v + generator.random() * 2 for v in x]
     expected = stats.spearmanr(x, y).pvalue
     assert 0.01 < expected < 0.5
-    assert across.permutation_p(x, y) == pytest.approx(expected, abs=0.02)
+    assert across.permutation_p(x, y) == pytest.approx(expected, rel=0.25)
 
 
 def test_nothing_goes_with_what_does_not_vary():

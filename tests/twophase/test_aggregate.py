@@ -51,6 +51,9 @@ def test_seeds_are_resampled_whole():
 def test_draws_of_unequal_number_are_resampled_among_themselves():
     found = aggregate.resampled([[[1.0, 1.0, 1.0], [7.0]], [[1.0], [7.0, 7.0]]])
     assert np.array_equal(found, np.broadcast_to([1.0, 7.0], found.shape))
+    found = aggregate.resampled([[[0.0, 10.0], [1.0, 2.0, 3.0]]], 4000)[:, 0, 0]
+    assert set(found) == {0.0, 5.0, 10.0}  # of two draws, not three
+    assert (found == 5).mean() == pytest.approx(0.5, abs=0.04)
 
 
 @pytest.fixture(scope="module")

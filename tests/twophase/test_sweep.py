@@ -35,7 +35,7 @@ def start(*arguments):
     return subprocess.Popen(command, **pipes, start_new_session=True)
 
 
-def wait_for(condition, process, seconds=60):
+def wait_for(condition, process, seconds=180):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end
@@ -172,7 +172,7 @@ def test_ctrl_c_is_one_line_and_leaves_no_process(file, tmp_path):
     process = start("sweep", file, "--grid", "seed=0,1", *sets, "--out", out)
     wait_for(lambda: len(list(out.glob("*/checkpoints/*/*"))) > 1, process)
     os.killpg(process.pid, signal.SIGINT)
-    _, error = process.communicate(timeout=60)  # returns once no worker holds the pipes
+    _, error = process.communicate(timeout=180)  # returns once no worker holds the pipes
     assert process.returncode == 130
     assert error == "twophase: interrupted; the same command goes on from here\n"
 

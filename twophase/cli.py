@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -20,13 +21,17 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 from entk import EntkError
 from twophase import config as configs
+from twophase import grid as grids
+from twophase import sweep as sweeps
 from twophase.errors import UserError
 from twophase.presets import PRESETS
 from twophase.rundir import RunDir
 from twophase.stages import STAGES, complete, do
+from twophase.sweep import Sweep as SweepDir
 
 # no permission, no space, a file where a directory should be: the user's to put right
 DISK = (errno.EACCES, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EEXIST)
@@ -34,10 +39,22 @@ DISK = (errno.EACCES, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, er
 What = Annotated[
     str, tyro.conf.Positional, tyro.conf.arg(metavar="PRESET|CONFIG.toml|RUN", name="what")
 ]
+Base = Annotated[
+    str, tyro.conf.Positional, tyro.conf.arg(metavar="PRESET|CONFIG.toml|SWEEP", name="what")
+]
+Several = Annotated[
+    tuple[str, ...],
+    tyro.conf.Positional,
+    tyro.conf.arg(metavar="PRESET|CONFIG.toml|RUN|SWEEP", name="what"),
+]
 Out = Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")]
 Set = Annotated[
     tyro.conf.UseAppendAction[tuple[str, ...]],
     tyro.conf.arg(metavar="KEY=VALUE", help_behavior_hint=""),
+]
+Grids = Annotated[
+    tyro.conf.UseAppendAction[tuple[str, ...]],
+    tyro.conf.arg(metavar="KEY=V1,V2,...", help_behavior_hint=""),
 ]
 Workers = Annotated[int, tyro.conf.arg(help_behavior_hint="(default: number of cores)")]
 
@@ -78,19 +95,37 @@ class Linear(_Verb):
     """Runs that switch to the linearised model."""
 
 
+@dataclass(frozen=True)
 class Report(_Verb):
-    """report.html, report.json and figures."""
+    """report.html, report.json and figures; of several runs, one page that compares them."""
+
+    what: Several = ()
+    """A preset's name, a TOML file, the directory of a run or a sweep; or of several runs."""
+    out: Out = None
+    """Directory of the run, runs/<name> if left out; of several runs, runs/comparison."""
+
+
+@dataclass(frozen=True)
+class Sweep(_Verb):
+    """The product of grids over any keys, a run for each point, and one report over all."""
+
+    what: Base
+    """A preset's name, a TOML file, or the directory of a sweep to go on with."""
+    grid: Grids = ()
+    """Values of a key, as in --grid seed=0,1,2; may be repeated."""
+    out: Out = None
+    """Directory of the sweep; runs/<name>-sweep if left out."""
 
 
 @dataclass(frozen=True)
 class Status:
-    """What exists of a run."""
+    """What exists of a run or a sweep."""
 
-    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """Directory of the run."""
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN|SWEEP")]
+    """Its directory."""
 
 
-Command = Run | Train | Chaos | Kernels | Cone | Linear | Report | Status
+Command = Run | Train | Chaos | Kernels | Cone | Linear | Report | Sweep | Status
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -98,7 +133,7 @@ def main(arguments: list[str] | None = None) -> None:
     description = "The chaos effect, the cone effect and the linear switch of a training run."
     command = tyro.cli(Command, prog="twophase", description=description, args=arguments)
     try:
-        _status(command.run) if isinstance(command, Status) else _stages(command)
+        _perform(command)
     except (UserError, EntkError) as error:
         print(f"twophase: {error}", file=sys.stderr)
         raise SystemExit(2) from None
@@ -112,10 +147,22 @@ def main(arguments: list[str] | None = None) -> None:
         raise SystemExit(130) from None
 
 
-def _stages(command: _Verb) -> None:
-    run = _open(command)
+def _perform(command: Command) -> None:
+    if isinstance(command, Status):
+        _status(command.run)
+        return
     if command.workers < 1:
         raise UserError(f"--workers {command.workers}: expected at least 1")
+    if isinstance(command, Sweep):
+        _sweep(command)
+    elif isinstance(command, Report):
+        _report(command)
+    else:
+        _stages(command, command.what)
+
+
+def _stages(command: _Verb, what: str) -> None:
+    run = _open(command, what)
     name = type(command).__name__.lower()
     with _Bars() as bars:
         do(run, "report" if name == "run" else name, bars, command.workers, set())
@@ -125,29 +172,83 @@ def _stages(command: _Verb) -> None:
         print(f"report: {run.report}")
 
 
-def _open(command: _Verb) -> RunDir:
+def _report(command: Report) -> None:
+    """Of one run as any stage; of several, or of a sweep, from what is there of them."""
+    from twophase import report_sweep  # matplotlib takes a second
+
+    first, *more = command.what or ("",)
+    sweep = not more and (Path(first) / sweeps.FILE).exists()
+    if not sweep and not more:
+        _stages(command, first)
+        return
+    if command.set or (sweep and command.out):
+        raise UserError("--set is for presets and files, and --out not for a sweep: both are done")
+    if sweep:
+        _answers(report_sweep.of_sweep(SweepDir.open(Path(first))), Path(first))
+    else:
+        out = command.out or Path("runs/comparison")
+        _answers(report_sweep.of_runs([Path(p) for p in command.what], out), out)
+
+
+def _sweep(command: Sweep) -> None:
+    from twophase import report_sweep
+
     path = Path(command.what)
-    if command.what in PRESETS:
-        config = configs.build(PRESETS[command.what], command.set)
-    elif (path / "config.toml").exists():
+    if (path / sweeps.FILE).exists():
+        if command.grid or command.set or command.out:
+            raise UserError(
+                f"{path} is a sweep: its grid is settled; --grid, --set and --out are for presets "
+                "and files"
+            )
+        sweep = SweepDir.open(path)
+    else:
+        base = _config(command, command.what, "no directory of a sweep")
+        out = command.out or Path("runs") / f"{base.name}-sweep"
+        sweep = SweepDir.create(out, base, grids.parse(command.grid))
+    with _Bars() as bars:
+        started = time.monotonic()
+        sweeps.work(sweep, bars, command.workers)
+        bars.finish("points", time.monotonic() - started, skipped=False)
+    _answers(report_sweep.of_sweep(sweep), sweep.path)
+
+
+def _answers(answers: list, path: Path) -> None:
+    for answer in answers:
+        print(f"{answer.question}: {answer.word}")
+    print(f"report: {path / 'report.html'}")
+
+
+def _open(command: _Verb, what: str) -> RunDir:
+    path = Path(what)
+    if what not in PRESETS and (path / "config.toml").exists():
         if command.set or command.out:
             raise UserError(
                 f"{path} is a run: its config is settled; --set and --out are for presets and files"
             )
         return RunDir.open(path)
-    elif path.is_file():
-        values = configs.read(path)
-        values.pop("format", None)  # a run's own config.toml as the start of another
-        config = configs.build(values, command.set)
-    else:
-        raise UserError(
-            f"{command.what!r} is no preset ({', '.join(PRESETS)}), no TOML file and no run "
-            "directory"
-        )
+    config = _config(command, what, "no run directory")
     return RunDir.create(command.out or Path("runs") / config.name, config)
 
 
+def _config(command: _Verb, what: str, nor: str) -> configs.Config:
+    """Of a preset or a file, with what --set overrides."""
+    if what in PRESETS:
+        return configs.build(PRESETS[what], command.set)
+    if not Path(what).is_file():
+        raise UserError(f"{what!r} is no preset ({', '.join(PRESETS)}), no TOML file and {nor}")
+    values = configs.read(Path(what))
+    values.pop("format", None)  # a run's own config.toml as the start of another
+    return configs.build(values, command.set)
+
+
 def _status(path: Path) -> None:
+    if (path / sweeps.FILE).exists():
+        table = Table("point", "state", "stages", title=str(path), title_justify="left")
+        for name, run in SweepDir.open(path).runs().items():
+            done = sum(complete(run, stage) for stage in STAGES)
+            table.add_row(Text(name), sweeps.state(run), f"{done}/{len(STAGES)}")
+        Console().print(table)
+        return
     run = RunDir.open(path)
     table = Table("stage", "done", "files", title=str(path), title_justify="left")
     for name, stage in STAGES.items():

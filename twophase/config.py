@@ -133,15 +133,23 @@ def _override(values: dict[str, Any], text: str) -> None:
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise UserError(f"--set {text!r}: expected key=value, for example training.steps=500")
-    *path, leaf = key.strip().split(".")
+    try:
+        put(values, key.strip(), parse(value.strip()))
+    except UserError as error:
+        raise UserError(f"--set {text!r}: {error}") from None
+
+
+def put(values: dict[str, Any], key: str, value: Any) -> None:
+    """Set a dotted key in nested values."""
+    *path, leaf = key.split(".")
     for part in path:
         values = values.setdefault(part, {})
         if not isinstance(values, dict):
-            raise UserError(f"--set {text!r}: {part} is a value, not a section")
-    values[leaf] = _parse(value.strip())
+            raise UserError(f"{part} is a value, not a section")
+    values[leaf] = value
 
 
-def _parse(text: str) -> Any:
+def parse(text: str) -> Any:
     """A TOML value; what is none is taken as a string."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
@@ -173,14 +181,14 @@ def read(path: Path) -> dict[str, Any]:
 def dump(config: Config) -> str:
     """The config as TOML with every key written out; `build(tomllib.loads(dump(c))) == c`."""
     values = config.model_dump(mode="json")
-    lines = [f"{k} = {_toml(v)}" for k, v in values.items() if not isinstance(v, dict)]
+    lines = [f"{k} = {toml(v)}" for k, v in values.items() if not isinstance(v, dict)]
     for section, content in values.items():
         if isinstance(content, dict):
             lines += ["", f"[{section}]"]
-            lines += [f"{k} = {_toml(v)}" for k, v in content.items() if v is not None]
+            lines += [f"{k} = {toml(v)}" for k, v in content.items() if v is not None]
     return "\n".join(lines) + "\n"
 
 
-def _toml(value: Any) -> str:
-    """JSON scalars and flat lists are TOML as well, but for a raw DEL."""
+def toml(value: Any) -> str:
+    """JSON scalars and lists are TOML as well, but for a raw DEL."""
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -143,9 +143,7 @@ def build(config: Config, sample: Tensor, classes: int) -> nn.Module:
     generator = seeds.generator(config.seed, "init")
     if name in ("gpt", "vit"):
         model = transformers.build(options, sample, classes)
-        transformers.initialise(model, generator)
-        return model
-    if name == "mlp":
+    elif name == "mlp":
         model = MLP(sample.numel(), options.widths, classes)
     elif name == "thin-resnet":
         shape = (options.widths, options.blocks, options.shortcut, options.stride)
@@ -154,7 +152,13 @@ def build(config: Config, sample: Tensor, classes: int) -> nn.Module:
         model = ResNet(sample.shape[0], classes, (16, 32, 64), 3, options.shortcut)
     else:
         model = VGG(sample.shape[0], classes, dropout=name == "vgg16-dropout")
-    _initialise(model, name, generator)
+    if name in ("gpt", "vit"):
+        transformers.initialise(model, generator)
+    else:
+        _initialise(model, name, generator)
+    with torch.no_grad():
+        for weight in (p for p in model.parameters() if p.dim() > 1):  # no biases, no norm scales
+            weight *= options.init_scale
     return model
 
 

@@ -12,6 +12,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import lru_cache
 from multiprocessing import resource_tracker
+from typing import Any
 
 from twophase import data, device
 from twophase.config import Config
@@ -32,15 +33,28 @@ def map_jobs(
             function(run, samples, *job)
             done()
         return
+    map_calls(_call, [(function, run, job) for job in jobs], workers, lambda _: done())
+
+
+def map_calls(
+    function: Callable, calls: Sequence[tuple], workers: int, done: Callable[[Any], None]
+) -> None:
+    """function(*call) for every call, in this process if that is enough; `done` with each result.
+
+    One that raises ends the others and raises here.
+    """
+    if min(workers, len(calls)) < 2:
+        for call in calls:
+            done(function(*call))
+        return
     pool = _pool(workers)
     try:
         with _interrupts_held():
-            waiting = {pool.submit(_call, function, run, job) for job in jobs}
+            waiting = {pool.submit(function, *call) for call in calls}
         while waiting:
             finished, waiting = wait(waiting, return_when=FIRST_COMPLETED)
             for future in finished:
-                future.result()
-                done()
+                done(future.result())
     except BaseException as error:
         _abandon(pool)
         if isinstance(error, BrokenProcessPool):

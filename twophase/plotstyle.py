@@ -143,10 +143,12 @@ def _escape(text: str) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-def steps_axis(axes: Axes, grid: list[int], ticks: list[int] | None = None) -> None:
+def steps_axis(
+    axes: Axes, grid: list[int], ticks: list[int] | None = None, which: str = "x"
+) -> None:
     """log(1 + t/s) with s the grid's resolution: t = 0 has a place and no step is squeezed."""
     s = resolution(grid)
-    axes.set_xscale(
+    getattr(axes, f"set_{which}scale")(
         "function",
         functions=(
             lambda t: np.sign(t) * np.log1p(np.abs(t) / s),
@@ -155,9 +157,10 @@ def steps_axis(axes: Axes, grid: list[int], ticks: list[int] | None = None) -> N
     )
     low, high = np.log1p(min(grid) / s), np.log1p(max(grid) / s)
     margin = 0.05 * ((high - low) or 1)
-    axes.set_xlim(-s * np.expm1(margin) if low == 0 else None, s * np.expm1(high + margin))
+    bounds = (-s * np.expm1(margin) if low == 0 else None, s * np.expm1(high + margin))
+    getattr(axes, f"set_{which}lim")(*bounds)
     marks = ticks or grid
-    axes.set_xticks(marks, [f"{t:,}".replace(",", "\u202f") for t in marks])
+    getattr(axes, f"set_{which}ticks")(marks, [f"{t:,}".replace(",", "\u202f") for t in marks])
     axes.minorticks_off()
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from statistics import median
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from twophase import (
@@ -83,9 +84,7 @@ def write(run: RunDir) -> None:
     }
     panels = {name: plots.draw(name, found, findings, milestones) for name in FIGURES}
     panels = {name: group for name, group in panels.items() if group or name not in IF_ASKED}
-    drawn = {name: [_inline(run, panel) for panel in group] for name, group in panels.items()}
-    pages = plotstyle.pdf([panel for group in panels.values() for panel in group])
-    write_atomic(run.path / "figures" / "all.pdf", pages)
+    drawn = inlined(run.path / "figures", panels)
     files = {name: [panel for panel, _ in panels] for name, panels in drawn.items()}
     run.save_json(run.path / "report.json", facts | {"figures": files, "tables": _sizes(found)})
     write_atomic(run.report, _page(run, facts, drawn).encode())
@@ -100,12 +99,18 @@ def _environment(run: RunDir) -> dict:
     return found
 
 
-def _inline(run: RunDir, panel: Panel) -> tuple[str, Markup]:
-    """The panel's name and its drawing for the page; the drawing is also written to figures/."""
-    drawing = plotstyle.svg(panel)
-    write_atomic(run.path / "figures" / f"{panel.name}.svg", drawing)
-    # matplotlib escapes the text it draws, and inline() the description
-    return panel.name, Markup(plotstyle.inline(panel, drawing))
+def inlined(folder: Path, panels: dict[str, list[Panel]]) -> dict[str, list[tuple[str, Markup]]]:
+    """{figure: (panel, drawing for the page)}; all are also written to the folder, and as PDF."""
+    drawn: dict[str, list[tuple[str, Markup]]] = {name: [] for name in panels}
+    for name, group in panels.items():
+        for panel in group:
+            drawing = plotstyle.svg(panel)
+            write_atomic(folder / f"{panel.name}.svg", drawing)
+            # matplotlib escapes the text it draws, and inline() the description
+            drawn[name].append((panel.name, Markup(plotstyle.inline(panel, drawing))))
+    pages = plotstyle.pdf([panel for group in panels.values() for panel in group])
+    write_atomic(folder / "all.pdf", pages)
+    return drawn
 
 
 def _more_warnings(findings: dict) -> list[str]:
@@ -250,7 +255,7 @@ def _sizes(found: Tables) -> dict:
     return sizes
 
 
-def _page(run: RunDir, facts: dict, drawn: dict) -> str:
+def template(name: str) -> Template:
     environment = Environment(
         loader=PackageLoader("twophase"),
         autoescape=True,
@@ -262,9 +267,13 @@ def _page(run: RunDir, facts: dict, drawn: dict) -> str:
     environment.filters |= {name: getattr(formats, name) for name in names}
     environment.filters["middle"] = lambda values: median(values) if values else None
     environment.filters["variant_label"] = wording_linear.variant_label
+    return environment.get_template(name)
+
+
+def _page(run: RunDir, facts: dict, drawn: dict) -> str:
     dtype = facts["environment"].get("dtype", "float32")
     existing = [name for name in tables.STAGE if run.table(name).exists()]
-    return environment.get_template("report.html").render(
+    return template("report.html").render(
         **facts,
         run_path=str(run.path),
         toml=configs.dump(run.config),
@@ -277,7 +286,7 @@ def _page(run: RunDir, facts: dict, drawn: dict) -> str:
         network=wording.network(run.config),
         samples=wording.samples(run.config),
         outputs=wording.outputs(run.config),
-        files={name: _data_uri(run.table(name).read_bytes()) for name in existing},
+        files={name: data_uri(run.table(name).read_bytes()) for name in existing},
         measures=phases.MEASURES,
         core=phases.core,
         arm_label=plotstyle.ARM_LABEL,
@@ -285,5 +294,5 @@ def _page(run: RunDir, facts: dict, drawn: dict) -> str:
     )
 
 
-def _data_uri(content: bytes) -> str:
+def data_uri(content: bytes) -> str:
     return "data:text/csv;base64," + base64.b64encode(content).decode()

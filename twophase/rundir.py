@@ -56,7 +56,7 @@ class RunDir:
         file = path / "config.toml"
         if file.exists():
             run = cls.open(path)
-            differs = _differences(run.config.model_dump(), config.model_dump())
+            differs = differences(run.config.model_dump(), config.model_dump())
             if differs:
                 raise UserError(
                     f"{path} holds a run with another config ({'; '.join(differs[:4])}); choose "
@@ -105,6 +105,11 @@ class RunDir:
     def report(self) -> Path:
         return self.path / "report.html"
 
+    @property
+    def diverged(self) -> Path:
+        """Why a point of a sweep has no further results: its training diverged."""
+        return self.path / "diverged.json"
+
     def save_state(self, path: Path, state: dict[str, Tensor], *, arm: str, step: int) -> None:
         """Tensors, and beside them what else the next step depends on: the seed and the step."""
         tensors = {k: v.detach().contiguous().clone() for k, v in state.items()}
@@ -145,12 +150,13 @@ class RunDir:
             file.write(json.dumps({"event": event, **values}) + "\n")
 
 
-def _differences(old: dict, new: dict, prefix: str = "") -> list[str]:
+def differences(old: dict, new: dict, prefix: str = "") -> list[str]:
+    """`key is a there, b here` for every dotted key in which nested values differ."""
     found = []
     for key in old.keys() | new.keys():
         a, b = old.get(key), new.get(key)
         if isinstance(a, dict) and isinstance(b, dict):
-            found += _differences(a, b, f"{prefix}{key}.")
+            found += differences(a, b, f"{prefix}{key}.")
         elif a != b:
             found.append(f"{prefix}{key} is {a!r} there, {b!r} here")
     return sorted(found)

@@ -75,6 +75,8 @@ class Model(Section):
     """of attention in gpt and vit; they divide the width"""
     patch: Count = 4
     """pixels along the side of a patch of vit; they divide the side of the image"""
+    init_scale: Annotated[float, Field(gt=0, le=1e38)] = 1.0
+    """factor on the initial weights; biases and scales of batch norm are left"""
 
 
 class Training(Section):

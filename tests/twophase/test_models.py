@@ -137,3 +137,13 @@ def test_a_stride_of_two_leaves_a_quarter_of_the_pixels():
     x = torch.randn(2, 3, 32, 32)
     torch.testing.assert_close(two.conv(x), one.conv(x)[:, :, ::2, ::2])
     assert two.blocks[0](F.relu(two.conv(x))).shape == (2, 3, 16, 16)
+
+
+def test_init_scale_multiplies_the_weights_and_nothing_else():
+    options = ("thin-resnet", torch.zeros(1, 8, 8), 4)
+    plain, same = build(*options), build(*options, init_scale=1.0)
+    scaled = build(*options, init_scale=0.3)
+    assert all(torch.equal(p, same.state_dict()[k]) for k, p in plain.state_dict().items())
+    for name, p in plain.named_parameters():
+        expected = p * 0.3 if p.dim() > 1 else p
+        assert torch.equal(scaled.get_parameter(name), expected), name

@@ -1,0 +1,115 @@
+"""A sweep: the points of a grid as ordinary runs beside one another, in parallel processes."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from entk import EntkError
+from twophase import config as configs
+from twophase import grid as grids
+from twophase.config import Config
+from twophase.errors import DivergedError, UserError
+from twophase.grid import Grid
+from twophase.parallel import map_calls
+from twophase.points import Point, load
+from twophase.rundir import RunDir, differences, write_atomic
+from twophase.stages import STAGES, Bar, complete, do
+
+FILE = "sweep.toml"
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A directory with the base config and the grid in sweep.toml, and a run for each point."""
+
+    path: Path
+    base: Config
+    grid: Grid
+
+    @classmethod
+    def create(cls, path: Path, base: Config, grid: Grid) -> Sweep:
+        """Start a sweep, or go on with the one that is there if it is the same."""
+        if (path / "config.toml").exists():
+            raise UserError(f"{path} holds a run, not a sweep; choose another --out")
+        if not grid:
+            raise UserError("a sweep needs a grid: --grid KEY=V1,V2,..., for example seed=0,1,2")
+        grids.points(base, grid)
+        if not (path / FILE).exists():
+            sweep = cls(path, base, grid)
+            write_atomic(path / FILE, sweep.dump().encode())
+            return sweep
+        sweep = cls.open(path)
+        old, new = (
+            {"grid": s, **b.model_dump()} for s, b in ((sweep.grid, sweep.base), (grid, base))
+        )
+        found = differences(old, new)
+        if found or list(sweep.grid) != list(grid):
+            why = "; ".join(found[:4]) or f"grids in the order {', '.join(sweep.grid)}"
+            raise UserError(
+                f"{path} holds another sweep ({why}); choose another --out, or remove it"
+            )
+        return sweep
+
+    @classmethod
+    def open(cls, path: Path) -> Sweep:
+        found = configs.read(path / FILE)
+        if found.keys() != {"grid", "base"}:
+            raise UserError(f"{path / FILE} is no record of a sweep; remove it and start again")
+        return cls(path, configs.build(found["base"]), found["grid"])
+
+    def dump(self) -> str:
+        """The record as TOML: [grid], a list for each key, and [base], every key written out."""
+        lines = [f"{configs.toml(key)} = {configs.toml(v)}" for key, v in self.grid.items()]
+        base = re.sub(r"^\[(\w+)\]$", r"[base.\1]", configs.dump(self.base), flags=re.MULTILINE)
+        return "\n".join(["[grid]", *lines, "", "[base]", base])
+
+    def runs(self) -> dict[str, RunDir]:
+        """{point: its run}, whether anything of it exists or not."""
+        points = grids.points(self.base, self.grid)
+        return {name: RunDir(self.path / name, config) for name, config in points.items()}
+
+    def points(self) -> list[Point]:
+        """What is there of each point."""
+        return [
+            load(run, name, {key: grids.lookup(run.config, key) for key in self.grid})
+            for name, run in self.runs().items()
+        ]
+
+
+def state(run: RunDir) -> str:
+    """ "diverged" and "done" have nothing left to do, "open" has."""
+    if run.diverged.exists():
+        return "diverged"
+    return "done" if all(complete(run, stage) for stage in STAGES) else "open"
+
+
+def work(sweep: Sweep, bar: Bar, workers: int) -> None:
+    """Every point that is not settled, each in a process of its own.
+
+    A single one has all the workers to itself. Diverged points are recorded and end no other.
+    """
+    runs = {name: RunDir.create(r.path, r.config) for name, r in sweep.runs().items()}
+    missing = [run for run in runs.values() if state(run) == "open"]
+    bar.start("points", len(runs), len(runs) - len(missing))
+    inner = workers if len(missing) == 1 else 1
+    map_calls(follow, [(run, inner) for run in missing], workers, lambda _: bar.step())
+
+
+class _Silent:
+    """The bar of a point: the sweep has one for all."""
+
+    def start(self, name: str, total: int, done: int) -> None: ...
+    def step(self, count: int = 1) -> None: ...
+    def finish(self, name: str, seconds: float, skipped: bool) -> None: ...
+
+
+def follow(run: RunDir, workers: int) -> None:
+    """All stages of one point; that its training diverged is a result."""
+    try:
+        do(run, "report", _Silent(), workers, set())
+    except DivergedError as error:
+        run.save_json(run.diverged, {"reason": str(error)})
+    except (UserError, EntkError) as error:
+        raise UserError(f"point {run.path.name}: {error}") from None

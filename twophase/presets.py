@@ -47,7 +47,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "name": "tabular",
         "data": {"source": "breast_cancer", "label_noise": 0.2},
         "model": {"name": "mlp", "widths": [64, 64]},
-        "training": {"steps": 1200, "batch": 32, "rate": 0.05, "milestones": [900]},
+        "training": {"steps": 1200, "batch": 32, "rate": 0.2, "milestones": [900]},
         "chaos": {"t0": [0, 10, 25, 50, 100, 200, 400, 800], "horizons": [400], "draws": 3},
         "kernels": {"steps": list(range(0, 1201, 50))},
         "cone": {"tau": [0, 100, 400, 800], "lags": [50, 100, 200]},
@@ -63,7 +63,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         # a hundred characters: all outputs of 32 samples would be 40 MB a kernel
         "kernels": {"probe": 32, "outputs": "trace", "steps": list(range(0, 1001, 50))},
         "cone": {"tau": [0, 200, 400, 600], "lags": [50, 100, 200]},
-        "linear": {"switch": [0, 100, 400], "arm": "constant"},
+        # linearised at step 0, the rate of the network diverges
+        "linear": {"switch": [0, 100, 400], "arm": "constant", "rate_factor": 0.1},
     },
     "vit-digits": {
         "name": "vit-digits",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from matplotlib.axes import Axes
 
 from twophase.plotstyle import COLOUR, Panel, blank, steps_axis
@@ -9,6 +11,7 @@ from twophase.tables import Rows, Tables
 
 KIND = {"taylor": ("green", "o"), "tangent": ("blue", "s"), "nonlinear": ("orange", "^")}
 WIDE = 30  # losses further apart than this go on a logarithmic axis
+LEGEND = {"loc": "outside lower center", "ncols": 2, "handlelength": 3.0}
 REGRESSION = {"zero": ("pink", "x"), "network": ("amber", "+")}
 
 
@@ -32,7 +35,7 @@ def _errors(tables: Tables, found: dict) -> Panel:
             *_sorted(found["at_switch"]), ".-", color=COLOUR["soft"], lw=0.8, label="network at t"
         )
     axes.set_ylim(bottom=0)
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    figure.legend(*axes.get_legend_handles_labels(), **LEGEND)
     return Panel("linear-test_error", f"{title} against the switch step.", figure)
 
 
@@ -45,7 +48,7 @@ def _losses(tables: Tables) -> Panel:
         axes.set_yscale("log")
     else:
         axes.set_ylim(bottom=0)
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    figure.legend(*axes.get_legend_handles_labels(), **LEGEND)
     return Panel("linear-train_loss", f"{title} against the switch step.", figure)
 
 
@@ -55,9 +58,9 @@ def _lines(axes: Axes, rows: Rows, column: str) -> None:
     for name in dict.fromkeys(r["variant"] for r in switched):
         line = {r["switch_step"]: r[column] for r in switched if r["variant"] == name}
         colour, mark = KIND[name.split("-")[0]]
-        fill = {"markerfacecolor": "white"} if "running" in name else {}
+        fill = {"markerfacecolor": "none"} if "running" in name else {}
         axes.plot(
-            *_sorted({t: value for t, value in line.items() if value is not None}),
+            *_sorted(line),
             mark,
             ls="--" if "keep" in name else "-",
             color=COLOUR[colour],
@@ -71,6 +74,7 @@ def _lines(axes: Axes, rows: Rows, column: str) -> None:
     steps_axis(axes, sorted({r["switch_step"] for r in switched}))
 
 
-def _sorted(line: dict[int, float]) -> tuple[list[int], list[float]]:
+def _sorted(line: dict[int, float | None]) -> tuple[list[int], list[float]]:
+    """In order of the step; a run that diverged is a gap."""
     steps = sorted(line)
-    return steps, [line[t] for t in steps]
+    return steps, [math.nan if line[t] is None else line[t] for t in steps]

@@ -140,7 +140,7 @@ def caption(config: Config, dtype: str, normed: bool) -> str:
         "tangent": "its tangent alone, without the network’s outputs at t",
         "nonlinear": "the network itself, dropout off",
     }
-    used = ", ".join(text for kind, text in kinds.items() if kind in variants)
+    used = "; or ".join(text for kind, text in kinds.items() if kind in variants)
     regression = (
         f" Regression: {step(options.regression)} training inputs, ridge by leave-one-out, outputs "
         f"= “{config.kernels.outputs}”."

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 
 from tests.twophase import synthetic
@@ -169,3 +171,13 @@ def test_figure_has_a_line_for_each_variant_and_what_stands_beside_it(tmp_path):
     expected = summary["linear"]["variants"]["tangent"]["test_error"]
     assert dict(zip(*drawn["tangent"].get_data(), strict=True)) == expected
     assert set(drawn["never switched"].get_ydata()) == {summary["linear"]["nonlinear"]}
+
+
+def test_a_run_that_diverged_is_a_gap_in_its_line(tmp_path):
+    loaded = tables.load(synthetic.build(tmp_path / "run"))[0]
+    row = next(r for r in loaded["linear"] if (r["variant"], r["switch_step"]) == ("taylor", 100))
+    row["test_error"] = None
+    errors, _ = plots_linear.linear(loaded, phases.summary(loaded, 1600, ()), ())
+    drawn = errors.figure.axes[0].lines[0]
+    assert list(drawn.get_xdata()) == [0, 100, 400, 800]
+    assert [math.isnan(y) for y in drawn.get_ydata()] == [False, True, False, False]

@@ -53,7 +53,7 @@ def walks(steps: np.ndarray, dimension: int, count: int = WALKS) -> np.ndarray:
 
 
 def reached(s: np.ndarray) -> np.ndarray | None:
-    """Median over pairs at least half the path apart of S / (1 - Π (1 - s)), of paths S [..., n, n].
+    """Median over pairs at least half the path apart of S / (1 - Π (1 - s)); S [..., n, n].
 
     s: the steps between the two. The denominator is what a free walk reaches on average. None for
     fewer than three directions, or if nothing moves.

@@ -61,6 +61,30 @@ def test_drops_are_marked_in_the_stepped_arm_only(panels):
     assert not set(MILESTONES) & dashed(by_name["reference-constant"])
 
 
+def test_path_shows_the_scaling_with_what_its_axes_explain(loaded, panels):
+    path = loaded[1]["cone"]["arms"]["constant"]["path"]
+    panel = next(p for p in panels["path"] if p.name == "path-constant")
+    flat, side = panel.figure.axes
+    assert flat.get_xlabel() == f"axis 1 ({100 * path['explained'][0]:.0f} %)"
+    assert side.get_xlabel() == f"axis 3 ({100 * path['explained'][2]:.0f} %)"
+    drawn = [line.get_xydata()[0].tolist() for line in flat.lines if line.get_marker() == "o"]
+    assert drawn == [point[:2] for point in path["points"]]
+
+
+def test_speed_is_drawn_between_the_kernels(loaded, panels):
+    panel = next(p for p in panels["speed"] if p.name == "speed-deg_per_step")
+    drawn = {line.get_label(): line.get_xydata().tolist() for line in panel.figure.axes[0].lines}
+    rows = [r for r in loaded[0]["cone_neighbours"] if r["arm"] == "constant"]
+    expected = [[r["step"] + r["lag"] / 2, r["deg_per_step"]] for r in rows]
+    assert drawn["constant rate"] == expected
+
+
+def test_layers_hold_every_angle(loaded, panels):
+    image = next(p for p in panels["layers"] if p.name == "layers-schedule").figure.axes[0].images
+    rows = [r for r in loaded[0]["cone_layers"] if r["arm"] == "schedule"]
+    assert sorted(image[0].get_array().ravel()) == sorted(r["angle_deg"] for r in rows)
+
+
 def test_same_tables_same_bytes(loaded):
     once, again = ([*plots.draw("chaos", *loaded, MILESTONES)][:2] for _ in range(2))
     assert [plotstyle.svg(p) for p in once] == [plotstyle.svg(p) for p in again]

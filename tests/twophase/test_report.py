@@ -96,6 +96,8 @@ def test_words_of_the_opening(whole):
     assert results["ε = 0 twins equal the main run"] == "pass"
     assert results["S is symmetric, and 0 on its diagonal"] == "pass"
     assert results["Arms are equal up to the first drop"] == "pass"
+    assert results["Kernel computed again in float64"] == "pass"
+    assert results["Late kernels against shuffled time"] == "run"
     assert results["More than one training seed"] == "not run"
 
 

@@ -44,3 +44,23 @@ def test_independent_errors_and_renamed_units_in_words(tmp_path):
     answer = chaos(tmp_path / "run")
     assert any("50\u202f% of what independent errors" in point for point in answer.points)
     assert any(point.startswith("Renaming hidden units changes B") for point in answer.points)
+
+
+def test_cone_points_say_what_is_inside_it(tmp_path):
+    run = synthetic.build(tmp_path / "run")
+    training = run.config.training
+    findings = phases.summary(tables.load(run)[0], training.steps, training.milestones)
+    answer = next(a for a in wording.answers(findings) if a.question == "Cone effect")
+    arm = findings["cone"]["arms"]["constant"]
+    points = "\n".join(answer.points)
+    assert f"{100 * arm['walk']['value']:.0f}\u202f% of the distance of a walk (95\u202f%" in points
+    near = sorted(arm["inside"]["to_mean_deg"])[4]
+    assert f"Late kernels lie {near:.0f}° from their mean direction" in points
+    assert "effective dimensions of at most 8" in points
+    order = f"{arm['shuffled']['order']['value']:.2f}, p = "
+    assert "an order in time, neighbours are closest (correlation of S with" in points
+    assert f"the time between {order}" in points
+    assert "Over 100 steps late, fc turns most" in points
+    # alignment and loss are past their half at the same kernel: none can be said to be first
+    assert "does not turn to the labels ahead of its growth and the loss" in points
+    assert "halfway by step 50, the norm by 300, the training loss by 50" in points

@@ -72,7 +72,7 @@ def test_building_does_not_change_the_values_it_is_given():
     ("override", "said"),
     [
         ("training.stepz=5", "unknown key 'training.stepz'; allowed here: steps, batch"),
-        ("extra=1", "unknown key 'extra'; allowed here: name, seed, arms, data"),
+        ("extra=1", "unknown key 'extra'; allowed here: name, seed, arms, device, data"),
         ("training=5", "training=5: input should be an object"),
         ("training.steps=0", "training.steps=0: input should be greater than or equal to 1"),
         ("training.steps=1.5", "training.steps=1.5: input should be a valid integer"),

@@ -81,6 +81,7 @@ def test_scaling_ignores_rotations_and_follows_the_order():
     assert np.array(geometry.scaling(distances(turned)).points) == pytest.approx(once)
     back = np.array(geometry.scaling(distances(u[::-1])).points)[::-1]
     assert np.abs(back) == pytest.approx(np.abs(once))
+    assert (once[:4].sum(0) < 0).all()  # from the first half to the second
 
 
 def test_distances_of_no_points_show_as_negative_eigenvalues():

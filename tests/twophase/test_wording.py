@@ -61,6 +61,7 @@ def test_cone_points_say_what_is_inside_it(tmp_path):
     assert "an order in time, neighbours are closest (correlation of S with" in points
     assert f"the time between {order}" in points
     assert "Over 100 steps late, fc turns most" in points
+    assert "°, and conv least, by " in points
     # alignment and loss are past their half at the same kernel: none can be said to be first
     assert "does not turn to the labels ahead of its growth and the loss" in points
     assert "halfway by step 50, the norm by 300, the training loss by 50" in points

@@ -129,7 +129,7 @@ def torchjd(model: nn.Module) -> Way:
 
 
 def nngeometry(model: nn.Module) -> Way:
-    from twophase.data import import_torchvision
+    from twophase.sources import import_torchvision
 
     import_torchvision()
     from nngeometry import GramMatrix

@@ -56,13 +56,13 @@ def follow(run: RunDir, data: Dataset, t0: int, draws: tuple[int, ...]) -> None:
         main, *lanes = _train(run, data, arm, [start, *moved], t0, draws, trunk)
         for draw, twin, lane in zip(draws, moved, lanes, strict=True):
             if draw in found:
-                pair = _Pair(arm, t0, draw, start, twin, main, lane)
-                _measure(run.config, data, pair, known, found[draw])
+                pair = Pair(arm, t0, draw, start, twin, main, lane)
+                measure(run.config, data, pair, known, found[draw])
     for draw in missing:
         run.save_json(run.twin(t0, draw), found[draw])
 
 
-class _Pair(NamedTuple):
+class Pair(NamedTuple):
     """A twin and the run that it left, in one arm: their states at t0, and at each t1."""
 
     arm: str
@@ -74,8 +74,8 @@ class _Pair(NamedTuple):
     lane: dict[int, State]
 
 
-def _measure(
-    config: Config, data: Dataset, pair: _Pair, known: dict[tuple, Any], found: dict[str, list]
+def measure(
+    config: Config, data: Dataset, pair: Pair, known: dict[tuple, Any], found: dict[str, list]
 ) -> None:
     """Rows for every table; `known` keeps what the arms share, before the first drop."""
     names = parameters(config, data)

@@ -67,6 +67,9 @@ class Config(Section):
                 f"cone.lags: no two of kernels.steps are {missing} apart; possible: "
                 f"{possible or 'none, with a single step'}"
             )
+        kinds = {self.data.source, self.model.name, *self.arms}
+        if "own" in kinds and kinds != {"own"}:
+            raise ValueError("own training is what twophase.Study makes of a folder of checkpoints")
         if len(set(self.arms)) < len(self.arms):
             raise ValueError(f"arms: {list(self.arms)} has one twice")
         if len(set(self.linear.variants)) < len(self.linear.variants):
@@ -88,6 +91,13 @@ class Config(Section):
         if self.chaos.lockstep == "auto":
             return self.device == "cuda" and self.chaos.noise == "same"
         return self.chaos.lockstep == "on"
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """Those that this run can have: the laboratory's own, or what is made of checkpoints."""
+        if "own" not in self.arms:
+            return ("train", "chaos", "kernels", "cone", "linear")
+        return ("train", *(["chaos"] if self.chaos.t0 else []), "kernels", "cone")
 
     @property
     def measured(self) -> tuple[int, ...]:

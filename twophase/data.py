@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from twophase import seeds, sources
 from twophase.config import Config, Data
@@ -28,6 +29,7 @@ class Dataset:
     classes: int  # for sequences the size of the vocabulary
     flipped: int  # training labels that the noise has changed
     scored: Tensor | None = None  # rows of the training set; None: all
+    build: Callable[[], nn.Module] | None = None  # a network of the caller's; None: the config's
 
     @property
     def x_scored(self) -> Tensor:

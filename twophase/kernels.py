@@ -72,9 +72,9 @@ def measure(run: RunDir, data: Dataset, arm: str, step: int) -> None:
     entk.write_ntk(path, model, x, by_layer=by_layer, **options(config)).close()
 
 
-def collect(run: RunDir) -> None:
+def collect(run: RunDir, data: Dataset | None = None) -> None:
     """What each kernel is like by itself, and one of them computed again in two other ways."""
-    data = datasets.load(run.config)
+    data = datasets.load(run.config) if data is None else data
     wanted = labels(run.config, data.y_train[probe_rows(run.config, data)])
     rows, spectrum = [], []
     for arm, step in jobs(run.config):

@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor
 
-from twophase import metrics, models, seeds, train
+from twophase import metrics, seeds, train
 from twophase.config import Config
 from twophase.data import Dataset
 from twophase.errors import UserError
@@ -40,7 +40,7 @@ def perturb(config: Config, data: Dataset, state: State, t0: int, draw: int) -> 
 
 def parameters(config: Config, data: Dataset) -> list[str]:
     """The names of what is trained, as a state has them."""
-    model = models.build(config, data.x_train[0], data.classes)
+    model = train.blank(config, data)
     return [f"model.{name}" for name, _ in model.named_parameters()]
 
 

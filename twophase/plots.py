@@ -117,15 +117,18 @@ def _short(measure: str) -> str:
 
 
 def training(tables: Tables, findings: dict, milestones: tuple[int, ...]) -> list[Panel]:
-    """Loss and error of the main run, the learning rate in a strip below."""
+    """Loss and error of the main run, the learning rate, where it is known, in a strip below."""
     rows = tables["train"]
     return [_curves(rows, what, milestones) for what in ("loss", "error")] if rows else []
 
 
 def _curves(rows: Rows, what: str, milestones: tuple[int, ...]) -> Panel:
     figure, axes = blank(what.capitalize(), "", (4.5, 3.6))
+    rated = any(r["rate"] for r in rows)
     axes.remove()
-    axes, strip = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
+    axes, *strip = figure.subplots(
+        1 + rated, 1, sharex=True, height_ratios=(4, 1)[: 1 + rated], squeeze=False
+    )[:, 0]
     axes.set_title(what.capitalize())
     for arm in arms_of(rows):
         line = [r for r in rows if r["arm"] == arm]
@@ -135,15 +138,17 @@ def _curves(rows: Rows, what: str, milestones: tuple[int, ...]) -> Panel:
             values = [math.nan if v is None else v for v in values]
             label = f"{part}, {ARM_LABEL[arm]}"
             axes.plot(steps, values, ls=dashes, label=label, **arm_line(arm))
-        strip.step(steps, [r["rate"] for r in line], where="post", **arm_line(arm))
-    for part in (axes, strip):
+        for part in strip:
+            part.step(steps, [r["rate"] for r in line], where="post", **arm_line(arm))
+    for part in (axes, *strip):
         mark_drops(part, milestones, max(r["step"] for r in rows))
     axes.set_ylim(bottom=0)
     axes.legend(loc="best")
-    strip.set_yscale("log")
-    strip.set_ylabel("rate")
-    strip.set_xlabel("step")
-    alt = f"Training and test {what} of the main run, with the learning rate."
+    for part in strip:
+        part.set_yscale("log")
+        part.set_ylabel("rate")
+    figure.axes[-1].set_xlabel("step")
+    alt = f"Training and test {what} of the main run{', with the learning rate' * rated}."
     return Panel(f"training-{what}", alt, figure)
 
 

@@ -41,9 +41,9 @@ THEME: dict[str, tuple[str, str]] = {
     },
 }
 COLOUR = {name: light for name, (light, _) in THEME.items()}
-ARM_COLOUR = {"schedule": COLOUR["blue"], "constant": COLOUR["orange"]}
-ARM_LABEL = {"schedule": "stepped rate", "constant": "constant rate"}
-ARM_MARK = {"schedule": "o", "constant": "s"}
+ARM_COLOUR = {"schedule": COLOUR["blue"], "constant": COLOUR["orange"], "own": COLOUR["blue"]}
+ARM_LABEL = {"schedule": "stepped rate", "constant": "constant rate", "own": "own training"}
+ARM_MARK = {"schedule": "o", "constant": "s", "own": "o"}
 
 STYLE = {
     "font.size": 8.5,

@@ -114,6 +114,8 @@ def _cone(arm: dict) -> tuple:
 
 
 def _linear(found: dict) -> tuple:
-    known = [e for e in found["test_error"].values() if e is not None]
-    errors = (found["lazy"], min(known, default=None), found["nonlinear"])
-    return (found["verdict"], *errors, found["half"])
+    """Of the variant that the verdict rests on."""
+    chief = found["variants"].get(found["variant"], {"test_error": {}, "lazy": None, "half": None})
+    known = [e for e in chief["test_error"].values() if e is not None]
+    errors = (chief["lazy"], min(known, default=None), found["nonlinear"])
+    return (found["verdict"], *errors, chief["half"])

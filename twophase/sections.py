@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-Arm = Literal["schedule", "constant"]
+Arm = Literal["schedule", "constant", "own"]  # own: trained elsewhere, see twophase.study
+Network = Literal["mlp", "thin-resnet", "resnet20", "vgg16", "vgg16-dropout", "gpt", "vit", "own"]
 Steps = tuple[Annotated[int, Field(ge=0)], ...]
 Count = Annotated[int, Field(ge=1)]
 Variant = Annotated[str, Field(pattern=r"^(taylor|tangent|nonlinear-frozen)(-keep)?(-running)?$")]
@@ -59,9 +60,7 @@ class Data(Section):
 class Model(Section):
     """Which network."""
 
-    name: Literal["mlp", "thin-resnet", "resnet20", "vgg16", "vgg16-dropout", "gpt", "vit"] = (
-        "thin-resnet"
-    )
+    name: Network = "thin-resnet"
     """resnet20 and vgg16 as in open_lth, vgg16-dropout as in torchvision; gpt takes text"""
     widths: tuple[Count, ...] = (16, 32, 64)
     """hidden layers of mlp, stages of thin-resnet; gpt and vit have one"""

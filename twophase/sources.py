@@ -29,6 +29,8 @@ def read(data: Data) -> Samples:
         return text.windows(data.context)
     if data.source in TORCHVISION:
         return _torchvision(data)
+    if data.source == "own":
+        raise UserError("data.source='own': this run was trained elsewhere; use twophase.Study")
     path = Path(data.source)
     if path.suffix == ".npz":
         return _npz(path)

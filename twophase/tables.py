@@ -6,9 +6,11 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable
 from statistics import median
+from typing import get_args
 
 from twophase.errors import UserError
 from twophase.rundir import RunDir
+from twophase.sections import Arm
 
 Row = dict
 Rows = list[Row]
@@ -32,7 +34,6 @@ STAGE = {
     "regression": "linear",
 }
 OPTIONAL = ("growth", "cone_layers", "regression")  # empty unless the config asks for it
-ARMS = ("schedule", "constant")
 TEXT = ("arm", "kind", "diverged", "layer", "check", "variant", "mean")
 WHOLE = (
     "step",
@@ -46,7 +47,6 @@ WHOLE = (
     "switch_step",
     "samples",
     "test_samples",
-    "samples",
     "rank",
 )
 
@@ -56,6 +56,9 @@ def load(run: RunDir) -> tuple[Tables, list[str]]:
     tables: Tables = {}
     warnings = []
     for name, stage in STAGE.items():
+        if stage not in run.config.stages:
+            tables[name] = []
+            continue
         if not run.table(name).exists():
             tables[name] = []
             warnings.append(f"{name}.csv is not there: stage “{stage}” has not run to its end.")
@@ -75,8 +78,10 @@ def _typed(name: str, row: dict[str, str], lost: Counter) -> Row:
 
 
 def _value(name: str, column: str, text: str, lost: Counter) -> str | int | float | None:
-    if column == "arm" and text not in ARMS:
-        raise UserError(f"tables/{name}.csv: arm {text!r}, expected one of {', '.join(ARMS)}")
+    if column == "arm" and text not in get_args(Arm):
+        raise UserError(
+            f"tables/{name}.csv: arm {text!r}, expected one of {', '.join(get_args(Arm))}"
+        )
     if column in TEXT:
         return text
     if text == "":

@@ -26,12 +26,19 @@ COLUMNS = (
 
 
 def initial(config: Config, data: Dataset) -> State:
-    return state_of(models.build(config, data.x_train[0], data.classes), None)
+    return state_of(blank(config, data), None)
+
+
+def blank(config: Config, data: Dataset) -> nn.Module:
+    """The network before any training; the caller's own where the samples come with one."""
+    if data.build is not None:
+        return data.build()
+    return models.build(config, data.x_train[0], data.classes)
 
 
 def network(config: Config, data: Dataset, state: State) -> nn.Module:
     """The model with the parameters and buffers of a state, in eval mode, where the samples are."""
-    model = models.build(config, data.x_train[0], data.classes)
+    model = blank(config, data)
     model.load_state_dict(weights(state))
     return model.to(data.x_train.device).eval()
 
@@ -165,12 +172,19 @@ def stage(run: RunDir, data: Dataset, tick: Callable[[int], None]) -> None:
             if step <= split_step(config) and arm != config.arms[0]:
                 _share(run, config.arms[0], arm, step)
         _train(run, data, arm, tick)
+    evaluate(run, data)
+
+
+def evaluate(run: RunDir, data: Dataset) -> None:
+    """train.csv: scores at every checkpoint; no rate where the run was trained elsewhere."""
+    config = run.config
     rows = []
     for arm in config.arms:
         for step in config.checkpoints:
             model = evaluated(config, data, run.load_state(run.checkpoint(arm, step)))
             epoch = step * config.training.batch / len(data.x_train)
             row = {"arm": arm, "step": step, "epoch": epoch, "rate": config.rate(arm, step)}
+            row |= {"epoch": None, "rate": None} if arm == "own" else {}
             rows.append({**row, **scores(model, data)})
     run.save_table("train", COLUMNS, rows)
 

@@ -45,6 +45,8 @@ def _schedule(findings: dict) -> Answer:
 def network(config: Config) -> str:
     """The name of the network, and of one that is no fixed one its sizes."""
     m = config.model
+    if m.name == "own":
+        return "the user’s own"
     sizes = f"{m.name} of width {'–'.join(map(str, m.widths))}"
     if m.name in ("gpt", "vit"):
         patch = f", patches of {m.patch} × {m.patch}" if m.name == "vit" else ""

@@ -9,7 +9,7 @@ from torch import nn
 import entk
 from entk.factors import OUTPUTS
 from tests import oracle, tolerance
-from twophase.data import import_torchvision
+from twophase.sources import import_torchvision
 
 import_torchvision()  # with the schemas that a CPU build of torch lacks; both libraries import it
 tf = pytest.importorskip("transformers")

@@ -13,7 +13,7 @@ from functools import partial
 from torch import nn
 
 from tests.ported.case import Ported
-from twophase.data import import_torchvision
+from twophase.sources import import_torchvision
 
 
 def vision(name: str, **options) -> Callable[[], nn.Module]:

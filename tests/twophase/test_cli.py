@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from twophase import cli, config
+from twophase.presets import PRESETS
 from twophase.rundir import RunDir
 
 
@@ -60,7 +61,7 @@ def test_default_directory_is_named_after_the_run(twophase, file, tmp_path, monk
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("quikstart",), "'quikstart' is no preset (quickstart, resnet20-cifar10, vgg16-cifar10)"),
+        (("quikstart",), f"'quikstart' is no preset ({', '.join(PRESETS)})"),
         (("quickstart", "--set", "training.stepz=3"), "config: unknown key 'training.stepz'"),
         (("quickstart", "--set", "training.steps=x"), "config: training.steps='x': input should"),
         (("quickstart", "--set", "training.steps"), "--set 'training.steps': expected key=value"),

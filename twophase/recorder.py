@@ -1,0 +1,119 @@
+"""Checkpoints of a training loop that is not twophase's, and reading those of anyone."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from twophase.errors import UserError
+from twophase.rundir import write_atomic
+
+NAME = re.compile(r"(\d+)\.(pt|pth|ckpt|bin|safetensors)$")
+WEIGHTS = ("model", "state_dict", "model_state_dict")  # of Recorder and many, Lightning, tutorials
+PREFIXES = ("module.", "_orig_mod.")  # of DataParallel and torch.compile
+
+
+class Recorder:
+    """Saves a training loop's state at the steps that an analysis needs.
+
+    Call it with every step, before the update that leads from it to the next:
+
+        recorder = twophase.Recorder("checkpoints", steps=range(0, 1001, 50))
+        for step in range(1000):
+            recorder(step, model, optimizer=optimizer)
+            ...                                      # one update
+        recorder(1000, model, optimizer=optimizer)
+
+    What is named besides the model (an optimizer, a scheduler, anything with a state_dict, tensors,
+    numbers) is saved with it, so that twins can start from the whole state. Each file appears by a
+    rename: one that exists is complete.
+    """
+
+    def __init__(self, folder: str | Path, steps: Iterable[int]):
+        self.folder = Path(folder)
+        self.steps = frozenset(steps)
+        if not self.steps or min(self.steps) < 0:
+            raise UserError("Recorder: steps has to name at least one step, none below 0")
+
+    def __call__(self, step: int, model: nn.Module, **more: Any) -> Path | None:
+        """The file of this step; None if it is not among the steps."""
+        if step not in self.steps:
+            return None
+        parts = {"model": model, **more}
+        state = {k: v.state_dict() if hasattr(v, "state_dict") else v for k, v in parts.items()}
+        out = io.BytesIO()
+        torch.save(state, out)
+        path = self.folder / f"step-{step:08d}.pt"
+        write_atomic(path, out.getvalue())
+        return path
+
+
+def checkpoints(folder: str | Path) -> dict[int, Path]:
+    """{step: file}: the last number in a file's name is its step.
+
+    Raises UserError: no folder, no such files, or two of one step.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"{folder} is no folder; checkpoints are looked for there")
+    found: dict[int, Path] = {}
+    for path in sorted(folder.iterdir()):
+        match = NAME.search(path.name)
+        if match is None or path.name.startswith("."):
+            continue
+        step = int(match[1])
+        if step in found:
+            raise UserError(f"{folder}: {found[step].name} and {path.name} are both of step {step}")
+        found[step] = path
+    if not found:
+        raise UserError(
+            f"{folder} has no checkpoints: files whose name ends in the step, as step-500.pt does, "
+            "with .pt, .pth, .ckpt, .bin or .safetensors"
+        )
+    return dict(sorted(found.items()))
+
+
+def read(path: Path) -> dict[str, Any]:
+    """What a checkpoint holds, on the CPU; no code in it is run.
+
+    Raises UserError: not readable as tensors and plain values.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, SafetensorError, pickle.UnpicklingError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"{path}: not readable as a checkpoint ({reason}); save state dicts, as torch.save of "
+            "model.state_dict() does"
+        ) from None
+    if not isinstance(found, dict):
+        raise UserError(
+            f"{path}: holds a {type(found).__name__}, expected a state dict, or a dict with one as "
+            f"{', '.join(WEIGHTS)}"
+        )
+    return found
+
+
+def weights(state: dict[str, Any], path: Path) -> dict[str, Tensor]:
+    """The model's state dict in what `read` gives, without prefixes of wrappers."""
+    found = next((state[k] for k in WEIGHTS if isinstance(state.get(k), dict)), state)
+    if not found or not all(isinstance(v, Tensor) for v in found.values()):
+        raise UserError(
+            f"{path}: no state dict in it, neither by itself nor as {', '.join(WEIGHTS)}; it has "
+            f"{', '.join(map(str, list(state)[:5])) or 'nothing'}"
+        )
+    for prefix in PREFIXES:
+        if all(k.startswith(prefix) for k in found):
+            found = {k.removeprefix(prefix): v for k, v in found.items()}
+    return found

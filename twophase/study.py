@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from twophase import chaos, cone, device, environment, kernels, recorder, seeds, train
+from twophase import chaos, cone, environment, kernels, recorder, seeds, train
 from twophase import config as configs
 from twophase.config import Config
 from twophase.data import Dataset
@@ -44,6 +45,17 @@ def _model(state: dict[str, Tensor]) -> State:
     return {f"model.{k}": v for k, v in state.items()}
 
 
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """For what is ours: sums split by threads would make its bits depend on the machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 class Study:
     """Kernels, cone and twins of any classifier's training run, and the report on them.
 
@@ -72,7 +84,6 @@ class Study:
     ):
         files = recorder.checkpoints(checkpoints)
         config = _config(Path(out).name, list(files), len(train[0]), settings)
-        device.prepare(config.device)
         self.data = _samples(train, test, build, config)
         _fits(build(), files)
         run = RunDir.create(Path(out), config)
@@ -81,12 +92,13 @@ class Study:
     def cone(self) -> None:
         """Scores, kernels and their distances at every checkpoint."""
         run, start = self.run, time.monotonic()
-        train.evaluate(run, self.data)
-        for job in kernels.jobs(run.config):
-            if not run.kernel(*job).exists():
-                kernels.measure(run, self.data, *job)
-        kernels.collect(run, self.data)
-        cone.stage(run)
+        with _one_thread():
+            train.evaluate(run, self.data)
+            for job in kernels.jobs(run.config):
+                if not run.kernel(*job).exists():
+                    kernels.measure(run, self.data, *job)
+            kernels.collect(run, self.data)
+            cone.stage(run)
         environment.record(run, "cone", time.monotonic() - start)
 
     def twins(self, advance: Advance) -> None:
@@ -94,7 +106,8 @@ class Study:
 
         advance(state, start, stop) -> state: what a checkpoint holds at step `start`, trained on to
         `stop` exactly as the run was: the same batches, rates, augmentation and masks. Whether it
-        does so is measured: the twin with eps = 0 has to equal the run.
+        does so is measured: the twin with eps = 0 has to equal the run. It is called with as many
+        threads as there are when `twins` is.
         """
         run, start = self.run, time.monotonic()
         if not run.config.chaos.t0:
@@ -113,7 +126,8 @@ class Study:
         run, config = self.run, self.run.config
         whole = recorder.read(run.files[t0])
         before = _model(recorder.weights(whole, run.files[t0]))
-        moved = perturb(config, self.data, before, t0, draw)
+        with _one_thread():
+            moved = perturb(config, self.data, before, t0, draw)
         state, step, lane = _with(whole, moved), t0, {}
         for t1 in config.compared(t0):
             state, step = advance(state, step, t1), t1
@@ -121,7 +135,8 @@ class Study:
         main = {t1: run.load_state(run.files[t1]) for t1 in lane}
         found: dict[str, list] = {name: [] for name in chaos.TABLES}
         pair = chaos.Pair(ARM, t0, draw, before, moved, main, lane)
-        chaos.measure(config, self.data, pair, {}, found)
+        with _one_thread():
+            chaos.measure(config, self.data, pair, {}, found)
         run.save_json(run.twin(t0, draw), found)
 
     def report(self) -> Path:

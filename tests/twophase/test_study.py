@@ -160,6 +160,26 @@ def test_a_loop_that_does_not_repeat_is_found_out(tmp_path, folder, samples, adv
     assert any("ε = 0 twins differ" in line for line in facts["warnings"])
 
 
+def test_the_callers_loop_has_its_own_number_of_threads(tmp_path, folder, samples, advance):
+    """Other sums than those of the run, and the twin with eps = 0 would end elsewhere."""
+    found = study(tmp_path / "mine", folder, samples, [*SETTINGS, "chaos.draws=1"])
+    seen = []
+
+    def counted(*arguments):
+        seen.append(torch.get_num_threads())
+        return advance(*arguments)
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        found.cone()
+        found.twins(counted)
+        assert set(seen) == {3}
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_what_exists_is_not_computed_again(finished, folder, samples):
     def refuse(*arguments):
         raise AssertionError("trained again")

@@ -106,7 +106,7 @@ def test_building_does_not_change_the_values_it_is_given():
             "kernels.steps=[500, 1000]",
             "cone.lags: no two of kernels.steps are [250] apart; possible: 500",
         ),
-        ('arms=["fast"]', "arms.0='fast': input should be 'schedule' or 'constant'"),
+        ('arms=["fast"]', "arms.0='fast': input should be 'schedule', 'constant' or 'own'"),
         ('arms=["constant", "constant"]', "arms: ['constant', 'constant'] has one twice"),
         ('arms=["constant"]', "linear.arm: 'schedule' is not in arms ['constant']"),
         ("linear.variants=[]", "linear.variants=[]: tuple should have at least 1 item"),

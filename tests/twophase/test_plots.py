@@ -36,8 +36,9 @@ def test_chaos_panel_shows_the_medians(loaded, panels):
     _, summary = loaded
     panel = next(p for p in panels["chaos"] if p.name == "chaos-disagreement")
     drawn = {line.get_label(): list(line.get_ydata()) for line in panel.figure.axes[0].lines}
-    for arm, label in plotstyle.ARM_LABEL.items():
-        assert drawn[label] == summary["chaos"]["arms"][arm]["measures"]["disagreement"]["levels"]
+    for arm, part in summary["chaos"]["arms"].items():
+        label = plotstyle.ARM_LABEL[arm]
+        assert drawn[label] == part["measures"]["disagreement"]["levels"]
     assert drawn["ε = 0 twin"] == [0.0, 0.0]
 
 

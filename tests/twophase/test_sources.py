@@ -116,10 +116,10 @@ def test_image_folder_faults(tmp_path):
 BROKEN = """
     import builtins, sys
     real = builtins.__import__
-    def fail(name, *rest):
+    def fail(name, *rest, **more):
         if name.startswith("torchvision"):
             raise {error}
-        return real(name, *rest)
+        return real(name, *rest, **more)
     builtins.__import__ = fail
     from twophase.sources import import_torchvision
     import_torchvision()

@@ -103,6 +103,7 @@ def agreement(variants: dict[str, dict], near: float) -> dict | None:
     without = all(half is None for half in halves)
     return {
         "variants": list(told),
+        "words": [v["verdict"] for v in told.values()],
         "spread": spread,
         "factor": factor,
         "agree": same and (without or (factor is not None and factor <= near)),

@@ -76,7 +76,7 @@ def _fall(
                 fall["half"], FALLEN * fall["early"], "D", mfc="none", mec=colour, ms=8, mew=1.3
             )
         if measure == "disagreement":
-            _independent(axes, rows, arm, found["t1"])
+            _independent(axes, rows, arm, found["t1"], named=arm == found["arm"])
         alt.append(f"{ARM_LABEL[arm]} from {fall['early']:.3g} to {fall['late']:.3g}")
     control = found["controls"]["largest"].get(measure)
     if control is not None:
@@ -94,12 +94,12 @@ def _fall(
     return Panel(f"chaos-{measure}", f"{label} against t0: {'; '.join(alt)}.", figure)
 
 
-def _independent(axes: Axes, rows: Rows, arm: str, t1: int) -> None:
+def _independent(axes: Axes, rows: Rows, arm: str, t1: int, named: bool) -> None:
     """What the disagreement would be of independent errors, in the arm's colour."""
     levels = {t0: median(v) for t0, v in series(rows, arm, "independent_disagreement", t1).items()}
     axes.plot(list(levels), list(levels.values()), ":", color=ARM_COLOUR[arm], lw=1.1)
     t0, level = next(reversed(levels.items()), (0, None))
-    if level is not None:
+    if named and level is not None:
         axes.annotate("independent errors", (t0, level), (0, 6), **NOTE, color=ARM_COLOUR[arm])
 
 

@@ -39,7 +39,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "cone": {"tau": [0, 100, 200, 400, 600], "lags": [50, 100, 200]},
         "linear": {
             "switch": [0, 50, 400],
-            "variants": ["taylor", "tangent", "nonlinear-frozen"],
+            "variants": ["taylor", "nonlinear-frozen"],
             "regression": 64,
         },
     },

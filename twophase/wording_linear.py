@@ -93,7 +93,11 @@ def _agreement(found: dict | None) -> str:
     if not found:
         return ""
     count, word = len(found["variants"]), "agree" if found["agree"] else "do not agree"
-    parts = []
+    parts = (
+        []
+        if found["agree"]
+        else [f"in words {', '.join(f'“{WORD.get(w, w)}”' for w in found['words'])}"]
+    )
     if found["factor"] is not None:
         parts.append(f"half-closed steps within a factor of {number(found['factor'])}")
     if found["spread"]:

@@ -2,8 +2,8 @@
 
 Builds the extension in place for this interpreter (torch is never installed or changed), runs the
 tests marked gpu, the benchmarks on CUDA and compute-sanitizer where there is one, and writes
-benchmarks/results/gpu-checks.json, gpu-benchmarks.json and gpu-<op>.csv. Exit status 0: all passed,
-1: something failed, 2: there is no GPU to run on.
+benchmarks/results/gpu-checks.json, gpu-benchmarks.json, gpu-lockstep.csv and gpu-<op>.csv. Exit
+status 0: all passed, 1: something failed, 2: there is no GPU to run on.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
+LOCKSTEP = ("-m", "benchmarks.lockstep")
 PYTEST = (sys.executable, "-m", "pytest", "-p", "no:cacheprovider")
 
 
@@ -41,6 +42,7 @@ def steps() -> dict[str, tuple[str, ...]]:
         "build": (sys.executable, "setup.py", "-q", "build_ext", "--inplace"),
         "tests": (*PYTEST, "tests/gpu", "tests/entk/ops", "-m", "not slow"),
         "benchmarks": (*PYTEST, "benchmarks", "--device", "cuda", report),
+        "lockstep": (sys.executable, *LOCKSTEP, "--device", "cuda", "--lanes", "4,16,64"),
     }
     sanitizer = shutil.which("compute-sanitizer")
     if sanitizer:

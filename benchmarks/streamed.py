@@ -25,6 +25,7 @@ import torch
 
 import entk
 from benchmarks import error_states
+from benchmarks.worker import peak_gb
 from entk.assemble import WHOLE, Engine
 from entk.request import prepare
 from twophase import environment
@@ -84,10 +85,10 @@ def _options() -> argparse.Namespace:
 def _write(path: Path, model: torch.nn.Module, x: torch.Tensor, memory: str) -> None:
     """In a process of its own: a line on stdout for each tile, and at the end what it took."""
     start = time.perf_counter()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    before = int(peak_gb("cpu") * 1e9)
 
     def show(done: int, total: int) -> None:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        peak = int(peak_gb("cpu") * 1e9)
         times = resource.getrusage(resource.RUSAGE_SELF)
         found = {
             "tiles": done,

@@ -48,9 +48,14 @@ def describe(device: str = "cpu") -> dict:
         "torch_threads_per_worker": 1,
         "dtype": str(torch.get_default_dtype()).removeprefix("torch."),
         "backends": entk.backends(),
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": " ".join([_program(), *sys.argv[1:]]),
         "commit": _commit(),
     }
+
+
+def _program() -> str:
+    name = Path(sys.argv[0]).name
+    return "twophase" if name == "__main__.py" else name  # python -m twophase
 
 
 def _processor() -> str:

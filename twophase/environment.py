@@ -18,13 +18,17 @@ PACKAGES = ("entk", "torch", "numpy", "h5py", "scikit-learn", "scipy", "matplotl
 
 
 def record(run: RunDir, stage: str, seconds: float) -> None:
-    """environment.json, with the time of this stage added to those of earlier ones."""
+    """environment.json, with the time of this stage added to those of earlier ones.
+
+    The rest is of the last stage that measured something: a report may be written again.
+    """
     path = run.path / "environment.json"
-    times = run.load_json(path).get("stage_seconds", {}) if path.exists() else {}
-    times = {**times, stage: round(seconds, 2)}
-    run.save_json(
-        path, {**describe(run.config.device), "kernel_plan": _plan(run), "stage_seconds": times}
-    )
+    before = run.load_json(path) if path.exists() else {}
+    times = {**before.get("stage_seconds", {}), stage: round(seconds, 2)}
+    about = before
+    if stage != "report" or not before:
+        about = {**describe(run.config.device), "kernel_plan": _plan(run)}
+    run.save_json(path, {**about, "stage_seconds": times})
 
 
 def _plan(run: RunDir) -> list[str]:

@@ -83,3 +83,18 @@ def test_environment_says_what_the_numbers_rest_on(finished):
     assert any(line.split()[:2] == ["conv.weight", "conv"] for line in found["kernel_plan"])
     events = [json.loads(line) for line in (finished.path / "log.jsonl").open()]
     assert [e["stage"] for e in events if e["event"] == "done"][-1] == "linear"
+
+
+def test_a_report_that_is_written_again_leaves_the_record_of_what_was_measured(
+    finished, perform, tmp_path, monkeypatch
+):
+    copy(finished.path, tmp_path, "config.toml", "environment.json", "**/*.safetensors")
+    copy(finished.path, tmp_path, "**/*.csv", "**/*.json", "**/*.h5")
+    run = RunDir.open(tmp_path)
+    before = json.loads((tmp_path / "environment.json").read_text())
+    monkeypatch.setattr("sys.argv", ["twophase", "report", "elsewhere"])
+    (tmp_path / "report.json").unlink(missing_ok=True)
+    perform(run, "report")
+    after = json.loads((tmp_path / "environment.json").read_text())
+    assert after["stage_seconds"].pop("report") != before["stage_seconds"].pop("report", None)
+    assert after == before

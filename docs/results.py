@@ -26,7 +26,7 @@ KEPT = (
     "tables",
     "figures/all.pdf",
 )
-SWEPT = ("sweep.toml", "sweep.csv", "report.json", "report.html")
+SWEPT = ("sweep.toml", "sweep.csv", "report.json", "report.html", "figures")
 
 
 def keep(name: str, path: Path) -> None:

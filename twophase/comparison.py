@@ -73,9 +73,9 @@ def _aligned(
     config: Config, data: Dataset, models: tuple[nn.Module, nn.Module], states: tuple, t1: int
 ) -> dict[str, float]:
     """The loss barriers once the twin's units have the names that suit the main run's."""
-    one, two = (train.weights(s) for s in states)
     if config.chaos.align == "none":
         return {}
+    one, two = (train.weights(s) for s in states)
     if config.chaos.align == "weights":
         generator = seeds.generator(config.seed, "align", t1)
         renamed, moved = alignment.match_weights(models[0], one, two, generator)

@@ -111,9 +111,21 @@ def plateaus(rows: Rows, arm: str, stop: int) -> list[dict]:
         rise = slope_ratio(grid, [later[t]["distance"] for t in grid], tau, stop)
         if rise is None or len(grid) < 4:
             continue
-        end = [angle(later[t]["distance"]) for t in grid if t > tau + 2 * (stop - tau) / 3]
+        end = [angle(s) for s in last_third(rows, arm, tau, stop)]
         found.append({"tau": tau, "deg": median(end), "rise": rise, "flat": rise <= FLAT})
     return found
+
+
+def last_third(rows: Rows, arm: str, tau: int, stop: float) -> list[float]:
+    """S from tau in the last third of (tau, stop]."""
+    start = tau + 2 * (stop - tau) / 3
+    return [
+        r["distance"]
+        for r in rows
+        if (r["arm"], r["tau"]) == (arm, tau)
+        and start < r["step"] <= stop
+        and r["distance"] is not None
+    ]
 
 
 def square(

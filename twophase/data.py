@@ -55,11 +55,12 @@ def load(config: Config) -> Dataset:
     if not tokens:
         x_train, x_test = _normalised(x_train, x_test)
     tensors = [v.to(config.device) for v in (x_train, noisy, x_test, y_test)]
-    count = data.scored
-    return Dataset(
-        *(*tensors, classes, flipped),
-        scored=None if count is None else _order(len(x_train), "scored")[:count],
-    )
+    return Dataset(*tensors, classes, flipped, scored=scored(data, len(x_train)))
+
+
+def scored(data: Data, n: int) -> Tensor | None:
+    """Which of n training samples are measured on, a fixed random choice; None: all."""
+    return None if data.scored is None else _order(n, "scored")[: data.scored]
 
 
 def _normalised(x_train: Tensor, x_test: Tensor) -> list[Tensor]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from statistics import median
 from typing import NamedTuple
 
+from twophase.cone_findings import last_third
 from twophase.formats import interval, number, step
 from twophase.phases import core, series
 from twophase.tables import Rows, Tables
@@ -110,14 +111,7 @@ def _plateaus(tables: Tables, cone: dict | None, wanted) -> str:
     stop = cone["arms"][name]["window"][1]
     levels = []
     for tau in sorted({r["tau"] for r in tables["cone_reference"] if wanted(r["tau"])}):
-        start = tau + 2 * (stop - tau) / 3
-        late = [
-            r["distance"]
-            for r in tables["cone_reference"]
-            if (r["arm"], r["tau"]) == (name, tau)
-            and start < r["step"] <= stop
-            and r["distance"] is not None
-        ]
+        late = last_third(tables["cone_reference"], name, tau, stop)
         levels += [median(late)] if late else []
     if not levels:
         return "–"

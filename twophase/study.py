@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from twophase import chaos, cone, environment, kernels, recorder, seeds, train
+from twophase import chaos, cone, environment, kernels, recorder, train
 from twophase import config as configs
+from twophase import data as datasets
 from twophase.config import Config
 from twophase.data import Dataset
 from twophase.errors import UserError
@@ -196,16 +197,13 @@ def _samples(
         )
     tensors = [v.to(config.device) for v in (*given, *test)]
     classes = 1 + int(max(given[1].max(), test[1].max()))
-    scored = None
-    if config.data.scored is not None:
-        order = torch.randperm(len(given[0]), generator=seeds.generator(0, "scored"))
-        scored = order[: config.data.scored]
+    scored = datasets.scored(config.data, len(given[0]))
     return Dataset(*tensors, classes, flipped=0, scored=scored, build=build)
 
 
 def _fits(model: nn.Module, files: dict[int, Path]) -> None:
     """Raises UserError: the first or the last checkpoint is not of this network."""
-    for path in {min(files): files[min(files)], max(files): files[max(files)]}.values():
+    for path in (files[min(files)], files[max(files)]):
         try:
             model.load_state_dict(recorder.weights(recorder.read(path), path))
         except RuntimeError as error:

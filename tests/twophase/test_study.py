@@ -11,7 +11,7 @@ from torch import nn
 import entk
 import twophase
 from tests.twophase.page import Page
-from twophase import metrics, recorder
+from twophase import metrics, recorder, seeds
 from twophase.errors import UserError
 
 STEPS = range(0, 41, 10)
@@ -108,7 +108,7 @@ def test_distances_are_those_of_the_networks(finished, folder, samples):
         model = seeded()
         model.load_state_dict(recorder.read(recorder.checkpoints(folder)[step])["model"])
         metrics.reestimate(model, samples[0][:40])
-        order = torch.randperm(40, generator=twophase.study.seeds.generator(0, "probe"))
+        order = torch.randperm(40, generator=seeds.generator(0, "probe"))
         jacobian = torch.func.vmap(
             torch.func.jacrev(
                 lambda p, v, m=model: torch.func.functional_call(m, p, (v[None],))[0]

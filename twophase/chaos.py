@@ -11,6 +11,7 @@ from twophase.data import Dataset
 from twophase.perturb import parameters, perturb
 from twophase.rundir import RunDir
 from twophase.train import State
+from twophase.underway import Underway, clear
 
 COLUMNS = (
     *("arm", "t0", "t1", "draw", "kind", "eps"),
@@ -50,16 +51,18 @@ def follow(run: RunDir, data: Dataset, t0: int, draws: tuple[int, ...]) -> None:
     found = {draw: {name: [] for name in TABLES} for draw in missing}
     known: dict[tuple, Any] = {}
     trunk: list[dict[int, State]] = []
+    underway = Underway(run, "chaos", f"t0-{t0:06d}-draws-{'-'.join(map(str, draws))}")
     for arm in run.config.arms:
         start = run.load_state(run.checkpoint(arm, t0))
         moved = [perturb(run.config, data, start, t0, draw) for draw in draws]
-        main, *lanes = _train(run, data, arm, [start, *moved], t0, draws, trunk)
+        main, *lanes = _train(underway, data, arm, [start, *moved], t0, draws, trunk)
         for draw, twin, lane in zip(draws, moved, lanes, strict=True):
             if draw in found:
                 pair = Pair(arm, t0, draw, start, twin, main, lane)
                 measure(run.config, data, pair, known, found[draw])
     for draw in missing:
         run.save_json(run.twin(t0, draw), found[draw])
+    underway.done()
 
 
 class Pair(NamedTuple):
@@ -123,7 +126,7 @@ def _noise(config: Config, t0: int, draw: int) -> Config:
 
 
 def _train(
-    run: RunDir,
+    underway: Underway,
     data: Dataset,
     arm: str,
     states: list[State],
@@ -133,47 +136,37 @@ def _train(
 ) -> list[dict[int, State]]:
     """{t1: state} of the main run, the first of `states` at t0, and of each of its twins.
 
-    In lockstep the main run is trained along; else it is read from its checkpoints.
+    In lockstep the main run is trained along; else it is read from its checkpoints. Arms share the
+    trunk up to the first drop of the rate.
     """
-    config, wanted = run.config, run.config.compared(t0)
-    if config.in_lockstep:
-        return _states(config, data, arm, states, t0, trunk)
-    main = {t1: run.load_state(run.checkpoint(arm, t1)) for t1 in wanted}
-    noise = _noise(config, t0, *draws)
-    return [main, *_states(noise, data, arm, states[1:], t0, trunk)]
+    run = underway.run
+    config, split, wanted = run.config, train.split_step(run.config), run.config.compared(t0)
+    noise = config if config.in_lockstep else _noise(config, t0, *draws)
+    main = (
+        [] if config.in_lockstep else [{t: run.load_state(run.checkpoint(arm, t)) for t in wanted}]
+    )
+    starts = states[len(main) :]
 
+    def advance(label: str, starts: list[State], start: int, stops: set[int]):
+        def some(states: list[State], start: int, stops: tuple[int, ...]) -> list[dict[int, State]]:
+            if config.in_lockstep:
+                return lockstep.advance(noise, data, arm, states, start, stops)
+            return [train.advance(noise, data, arm, state, start, stops) for state in states]
 
-def _states(
-    config: Config,
-    data: Dataset,
-    arm: str,
-    starts: list[State],
-    t0: int,
-    trunk: list[dict[int, State]],
-) -> list[dict[int, State]]:
-    """States at each t1; arms share the trunk up to the first drop of the rate."""
-    split = train.split_step(config)
-    wanted = config.compared(t0)
+        return underway.advance(some, label, starts, start, tuple(stops))
+
     if t0 >= split:  # the arms have parted before, each with a start of its own
-        return _advance(config, data, arm, starts, t0, wanted)
+        return [*main, *advance(arm, starts, t0, set(wanted))]
     if not trunk:
-        stops = {t for t in wanted if t <= split} | {split}
-        trunk += _advance(config, data, arm, starts, t0, tuple(stops))
-    late = tuple(t for t in wanted if t > split)
-    parted = _advance(config, data, arm, [lane[split] for lane in trunk], split, late)
-    return [before | after for before, after in zip(trunk, parted, strict=True)]
-
-
-def _advance(
-    config: Config, data: Dataset, arm: str, states: list[State], start: int, stops: tuple[int, ...]
-) -> list[dict[int, State]]:
-    if config.in_lockstep:
-        return lockstep.advance(config, data, arm, states, start, stops)
-    return [train.advance(config, data, arm, state, start, stops) for state in states]
+        trunk += advance("trunk", starts, t0, {t for t in wanted if t <= split} | {split})
+    late = {t for t in wanted if t > split}
+    parted = advance(arm, [lane[split] for lane in trunk], split, late)
+    return [*main, *(before | after for before, after in zip(trunk, parted, strict=True))]
 
 
 def collect(run: RunDir) -> None:
     """The tables from all twins."""
+    clear(run, "chaos")
     found = [run.load_json(path) for job in jobs(run.config) for path in files(run, *job)]
     for name, columns in TABLES.items():
         run.save_table(name, columns, [row for twin in found for row in twin[name]])

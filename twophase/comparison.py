@@ -36,7 +36,7 @@ def compare(
         "dissimilarity": metrics.dissimilarity(u, v),
         "l2": difference,
         "relative_l2": difference / u.norm().item(),
-        "largest_difference": max((main[k] - twin[k]).abs().max().item() for k in main),
+        "largest_difference": max(float((main[k] - twin[k]).abs().max()) for k in main),
     }
     for part in ("train", "test"):
         for what in ("loss", "error"):

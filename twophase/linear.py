@@ -14,6 +14,7 @@ from twophase.errors import DivergedError
 from twophase.metrics import logits
 from twophase.rundir import RunDir
 from twophase.train import State
+from twophase.underway import Underway, clear
 
 COLUMNS = (
     *("arm", "variant", "switch_step", "step", "start_error", "diverged", "test_samples"),
@@ -70,20 +71,37 @@ def follow(run: RunDir, data: Dataset, variant: str, switch: int) -> None:
     row |= {"start_error": start_error(config, data, state, variant)}
     row |= {"diverged": False, "test_samples": len(data.x_test)}
     model, momentum = start(config, data, state, variant)
-    factor = options.rate_factor
+    if isinstance(model, entk.LinearizedModel):
+        logits(model, data.x_test[:2])  # settles its mode, which its first samples choose
+    underway = Underway(run, "linear", f"{variant}-{switch:06d}")
+
+    def advance(states: list[State], start: int, stops: tuple[int, ...]) -> list[dict[int, State]]:
+        model.load_state_dict(train.weights(states[0]))
+        found = {}
+        steps = train.run_sgd(
+            model, config, data, options.arm, states[0], start, max(stops), options.rate_factor
+        )
+        for step, optimizer in steps:
+            if step in stops:
+                found[step] = train.state_of(model, optimizer)
+        return [found]
+
     try:
-        for _ in train.run_sgd(model, config, data, options.arm, momentum, switch, last, factor):
-            pass
+        begun = train.state_of(model, None) | momentum
+        ended = underway.advance(advance, options.arm, [begun], switch, (last,))[0]
+        model.load_state_dict(train.weights(ended[last]))
         found = train.scores(model, data)
         row |= found if all(map(math.isfinite, found.values())) else {"diverged": True}
     except DivergedError:  # a linear model may diverge where the network does not: that is a result
         row["diverged"] = True
     run.save_json(run.switched(variant, switch), row)
+    underway.done()
 
 
 def collect(run: RunDir) -> None:
     """linear.csv: every variant, and beside them the run that never switched; regression.csv."""
     config = run.config
+    clear(run, "linear")
     arm, last = config.linear.arm, config.training.steps
     found = {job: run.load_json(run.switched(*job)) for job in jobs(config)}
     rows = [row for (name, _), row in found.items() if name != "regression"]

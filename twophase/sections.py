@@ -96,7 +96,7 @@ class Training(Section):
     gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
     """factor of the rate at a milestone"""
     save_every: Count = 1000
-    """steps that an interruption can cost at most"""
+    """steps of the main run, a twin or a switch that an interruption can cost at most"""
 
 
 class Chaos(Section):

@@ -6,7 +6,7 @@ STAMP = $(VENV)/.installed
 TORCH = $(shell grep -E '^torch==' constraints.txt) $(shell grep -E '^torchvision==' constraints.txt)
 FAST = not slow and not packaging and not gpu
 
-.PHONY: help quickstart test lint slow mutations packaging bench bench-full gpu clean
+.PHONY: help quickstart test lint slow mutations packaging bench bench-full gpu paper clean
 
 help:
 	@echo "make quickstart   install, train the digits run, write runs/quickstart/report.html"
@@ -18,6 +18,7 @@ help:
 	@echo "make bench        benchmarks beside other libraries, short set, to benchmarks/results/"
 	@echo "make bench-full   every case (an hour or two); JAX=python-with-neural-tangents adds that"
 	@echo "make gpu          tests and benchmarks on CUDA, results to benchmarks/results/"
+	@echo "make paper        the paper's runs on CUDA, nine minutes a call, DATA=cifar10.npz"
 
 $(STAMP): pyproject.toml setup.py constraints.txt $(wildcard csrc/*)
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; v >= (3, 11) or sys.exit("Python 3.11 or later is needed, this is %d.%d: make PYTHON=/path/to/python3" % v)'
@@ -60,6 +61,9 @@ bench-full: $(STAMP)
 
 gpu:
 	@$(PYTHON) -m benchmarks.gpu
+
+paper:
+	@$(PYTHON) -m benchmarks.paper_scale --data $(DATA)
 
 clean:
 	rm -rf build dist *.egg-info $(VENV) entk/*.so entk/_build_info.json .pytest_cache .ruff_cache

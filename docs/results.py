@@ -2,7 +2,7 @@
 
 python -m docs.results quickstart=runs/quickstart tabular=runs/tabular-seeds
 
-Each NAME=PATH is a run, or a sweep over seeds alone; it replaces docs/results/NAME. What is not
+Each NAME=PATH is a run or a sweep; it replaces docs/results/NAME. What is not
 named stays. The page's generated part is made of all that is there; the text around it is not.
 """
 
@@ -13,6 +13,8 @@ import shutil
 import sys
 import tomllib
 from collections.abc import Sequence
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 
 HERE = Path(__file__).parent / "results"
@@ -57,16 +59,14 @@ def render() -> str:
 
 
 def _section(path: Path) -> str:
-    runs = (
-        [path]
-        if (path / "config.toml").exists()
-        else sorted(p.parent for p in path.glob("*/config.toml"))
-    )
+    swept = (path / "sweep.toml").exists()
+    runs = sorted(p.parent for p in path.glob("*/config.toml")) if swept else [path]
     facts = [json.loads((run / "report.json").read_text()) for run in runs]
-    about = [_about(run) for run in runs]
+    keys = list(tomllib.loads((path / "sweep.toml").read_text())["grid"]) if swept else ["seed"]
+    about = [_about(run, keys) for run in runs]
     seconds = sum(sum(f["environment"]["stage_seconds"].values()) for f in facts)
     machine = facts[0]["environment"]["machine"]
-    count = "one run" if len(runs) == 1 else f"{len(runs)} seeds"
+    count = f"{len(runs)} {'seeds' if keys == ['seed'] else 'points'}" if swept else "one run"
     lines = [
         f"## {path.name}",
         f"[Report]({path.name}/report.html), {count}; "
@@ -75,7 +75,7 @@ def _section(path: Path) -> str:
         f"    {_command(path, facts)}",
         _table(["", *about], [[w, *row] for w, row in _words(facts).items()]),
     ]
-    lines += [_over_seeds(path)] if len(runs) > 1 else []
+    lines += [_over_seeds(path)] if swept and keys == ["seed"] else []
     head = ["", "paper, VGG-16", "paper, ResNet-20", *about]
     rows = [
         [row["quantity"], row["vgg16"], row["resnet20"], *(f["paper"][i]["run"] for f in facts)]
@@ -84,8 +84,11 @@ def _section(path: Path) -> str:
     return "\n\n".join([*lines, _table(head, rows)])
 
 
-def _about(run: Path) -> str:
-    return f"seed {tomllib.loads((run / 'config.toml').read_text())['seed']}"
+def _about(run: Path, keys: list[str]) -> str:
+    config = tomllib.loads((run / "config.toml").read_text())
+    return ", ".join(
+        f"{key.split('.')[-1]} {reduce(getitem, key.split('.'), config)}" for key in keys
+    )
 
 
 def _command(path: Path, facts: list[dict]) -> str:

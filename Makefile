@@ -4,9 +4,9 @@ VENV ?= .venv
 RUN = $(VENV)/bin/python
 STAMP = $(VENV)/.installed
 TORCH = $(shell grep -E '^torch==' constraints.txt) $(shell grep -E '^torchvision==' constraints.txt)
-FAST = not slow and not packaging and not gpu
+FAST = not slow and not packaging and not gpu and not slurm
 
-.PHONY: help quickstart test lint slow mutations packaging bench bench-full gpu paper clean
+.PHONY: help quickstart test lint slow mutations packaging slurm bench bench-full gpu paper clean
 
 help:
 	@echo "make quickstart   install, train the digits run, write runs/quickstart/report.html"
@@ -15,6 +15,7 @@ help:
 	@echo "make slow         tests that take minutes (VGG-16 against torch.func, long kill tests)"
 	@echo "make mutations    deliberate mistakes that tests must notice (minutes; no part of make test)"
 	@echo "make packaging    installs into fresh environments, with and without a compiler"
+	@echo "make slurm        runs and sweeps through a SLURM of one node, started for it (as root; minutes)"
 	@echo "make bench        benchmarks beside other libraries, short set, to benchmarks/results/"
 	@echo "make bench-full   every case (an hour or two); JAX=python-with-neural-tangents adds that"
 	@echo "make gpu          tests and benchmarks on CUDA, results to benchmarks/results/"
@@ -45,6 +46,9 @@ mutations: $(STAMP)
 
 packaging: $(STAMP)
 	$(RUN) -m pytest -m packaging
+
+slurm: $(STAMP)
+	$(RUN) -m tests.slurm.cluster
 
 KERNELS = $(RUN) -m pytest benchmarks/test_ntk.py $(if $(JAX),--jax-python $(JAX)) -rs
 

@@ -12,22 +12,16 @@ from typing import Annotated
 
 import tyro
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 from rich.text import Text
 
 from entk import EntkError
 from twophase import config as configs
+from twophase import elements, launch
 from twophase import grid as grids
 from twophase import sweep as sweeps
-from twophase.errors import UserError
+from twophase.bars import Bars
+from twophase.errors import JobFailedError, UserError
 from twophase.presets import PRESETS
 from twophase.rundir import RunDir
 from twophase.stages import STAGES, complete, do
@@ -71,7 +65,8 @@ class _Verb:
     """Processes for independent jobs; results do not depend on it."""
 
 
-class Run(_Verb):
+@dataclass(frozen=True)
+class Run(launch.Launch, _Verb):
     """Every stage up to the report; what exists is not computed again."""
 
 
@@ -106,7 +101,7 @@ class Report(_Verb):
 
 
 @dataclass(frozen=True)
-class Sweep(_Verb):
+class Sweep(launch.Launch, _Verb):
     """The product of grids over any keys, a run for each point, and one report over all."""
 
     what: Base
@@ -129,7 +124,9 @@ Command = Run | Train | Chaos | Kernels | Cone | Linear | Report | Sweep | Statu
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Exit status 0: done; 2: the user's to put right, one line on stderr; 130: interrupted."""
+    """Exit status 0: done; 1: a job that was sent out failed; 2: the user's to put right, one line
+    on stderr; 130: interrupted.
+    """
     description = "The chaos effect, the cone effect and the linear switch of a training run."
     command = tyro.cli(Command, prog="twophase", description=description, args=arguments)
     try:
@@ -137,6 +134,9 @@ def main(arguments: list[str] | None = None) -> None:
     except (UserError, EntkError) as error:
         print(f"twophase: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+    except JobFailedError as error:
+        print(f"twophase: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
     except OSError as error:
         if error.errno not in DISK:
             raise
@@ -153,6 +153,8 @@ def _perform(command: Command) -> None:
         return
     if command.workers < 1:
         raise UserError(f"--workers {command.workers}: expected at least 1")
+    if isinstance(command, launch.Launch):
+        command.check()
     if isinstance(command, Sweep):
         _sweep(command)
     elif isinstance(command, Report):
@@ -164,12 +166,13 @@ def _perform(command: Command) -> None:
 def _stages(command: _Verb, what: str) -> None:
     run = _open(command, what)
     name = type(command).__name__.lower()
-    with _Bars() as bars:
+    if isinstance(command, Run) and command.launcher and not complete(run, "report"):
+        _print(launch.launch(run, command, command.workers))
+        return
+    with Bars() as bars:
         do(run, "report" if name == "run" else name, bars, command.workers, set())
     if name in ("run", "report"):
-        for answer in run.load_json(run.path / "report.json")["answers"]:
-            print(f"{answer['question']}: {answer['word']}")
-        print(f"report: {run.report}")
+        _print(elements.answers(run))
 
 
 def _report(command: Report) -> None:
@@ -184,10 +187,10 @@ def _report(command: Report) -> None:
     if command.set or (sweep and command.out):
         raise UserError("--set is for presets and files, and --out not for a sweep: both are done")
     if sweep:
-        _answers(report_sweep.of_sweep(SweepDir.open(Path(first))), Path(first))
+        _print(elements.lines(report_sweep.of_sweep(SweepDir.open(Path(first))), Path(first)))
     else:
         out = command.out or Path("runs/comparison")
-        _answers(report_sweep.of_runs([Path(p) for p in command.what], out), out)
+        _print(elements.lines(report_sweep.of_runs([Path(p) for p in command.what], out), out))
 
 
 def _sweep(command: Sweep) -> None:
@@ -205,17 +208,19 @@ def _sweep(command: Sweep) -> None:
         base = _config(command, command.what, "no directory of a sweep")
         out = command.out or Path("runs") / f"{base.name}-sweep"
         sweep = SweepDir.create(out, base, grids.parse(command.grid))
-    with _Bars() as bars:
+    if command.launcher and any(sweeps.state(r) == "open" for r in sweep.runs().values()):
+        _print(launch.launch(sweep, command, command.workers))
+        return
+    with Bars() as bars:
         started = time.monotonic()
         sweeps.work(sweep, bars, command.workers)
         bars.finish("points", time.monotonic() - started, skipped=False)
-    _answers(report_sweep.of_sweep(sweep), sweep.path)
+    _print(elements.lines(report_sweep.of_sweep(sweep), sweep.path))
 
 
-def _answers(answers: list, path: Path) -> None:
-    for answer in answers:
-        print(f"{answer.question}: {answer.word}")
-    print(f"report: {path / 'report.html'}")
+def _print(lines: list[str]) -> None:
+    for line in lines:
+        print(line)
 
 
 def _open(command: _Verb, what: str) -> RunDir:
@@ -248,6 +253,7 @@ def _status(path: Path) -> None:
             done = sum(complete(run, stage) for stage in STAGES)
             table.add_row(Text(name), sweeps.state(run), f"{done}/{len(STAGES)}")
         Console().print(table)
+        _jobs(path)
         return
     run = RunDir.open(path)
     table = Table("stage", "done", "files", title=str(path), title_justify="left")
@@ -256,37 +262,14 @@ def _status(path: Path) -> None:
         there = sum(file.exists() for file in files)
         table.add_row(name, "yes" if complete(run, name) else "no", f"{there}/{len(files)}")
     Console().print(table)
+    _jobs(path)
 
 
-class _Bars:
-    """Bars with an estimate on a terminal; one line per stage elsewhere."""
-
-    def __init__(self):
-        console = Console(stderr=True)
-        columns = (
-            *(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()),
-            *(TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn()),
-        )
-        self.progress = Progress(*columns, console=console, disable=not console.is_terminal)
-        self.plain = not console.is_terminal
-        self.task = None
-
-    def __enter__(self) -> _Bars:
-        self.progress.start()
-        return self
-
-    def __exit__(self, *exc) -> None:
-        self.progress.stop()
-
-    def start(self, name: str, total: int, done: int) -> None:
-        self.task = self.progress.add_task(f"{name:<8}", total=total, completed=done)
-
-    def step(self, count: int = 1) -> None:
-        self.progress.advance(self.task, count)
-
-    def finish(self, name: str, seconds: float, skipped: bool) -> None:
-        if self.task is not None and not skipped:
-            task = self.progress.tasks[-1]
-            self.progress.update(self.task, completed=task.total)
-        if self.plain:
-            print(f"{name}: " + ("exists" if skipped else f"{seconds:.1f} s"), file=sys.stderr)
+def _jobs(path: Path) -> None:
+    """The last submission, if there is one."""
+    jobs = launch.recorded(path)
+    if jobs:
+        table = Table("job", "what", "state", title=str(path / launch.FILE), title_justify="left")
+        for name, job in jobs:
+            table.add_row(job.job_id, name, launch.state(job))
+        Console().print(table)

@@ -1,4 +1,4 @@
-"""What a user can put right; the command line prints it as one line and exits with status 2."""
+"""What the command line prints as one line: status 2 for what a user can put right, else 1."""
 
 
 class UserError(Exception):
@@ -7,3 +7,7 @@ class UserError(Exception):
 
 class DivergedError(UserError):
     """The loss of a training run is no longer finite."""
+
+
+class JobFailedError(Exception):
+    """A job that was sent out failed; the command line ends with status 1."""

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Protocol
 
 from twophase import chaos, cone, data, device, environment, kernels, linear, train
@@ -41,15 +42,28 @@ def _train(run: RunDir, bar: Bar, workers: int) -> None:
     train.stage(run, data.load(run.config), lambda step: bar.step())
 
 
-def _parallel(name: str, module, files: Callable[..., list[Path]], function) -> Callable:
-    """A stage of independent jobs, each with files of its own, and tables made from all."""
+@dataclass(frozen=True)
+class Jobs:
+    """The independent jobs of a stage, each with files of its own, and tables made from all."""
 
+    module: ModuleType  # jobs(config), collect(run)
+    files: Callable[..., list[Path]]  # of (run, *job)
+    function: Callable[..., None]  # of (run, data, *job)
+
+    def all(self, run: RunDir) -> list[tuple]:
+        return self.module.jobs(run.config)
+
+    def done(self, run: RunDir, job: tuple) -> bool:
+        return all(path.exists() for path in self.files(run, *job))
+
+
+def _parallel(name: str) -> Callable[[RunDir, Bar, int], None]:
     def work(run: RunDir, bar: Bar, workers: int) -> None:
-        jobs = module.jobs(run.config)
-        missing = [job for job in jobs if not all(p.exists() for p in files(run, *job))]
+        jobs = JOBS[name].all(run)
+        missing = [job for job in jobs if not JOBS[name].done(run, job)]
         bar.start(name, len(jobs), len(jobs) - len(missing))
-        map_jobs(function, run, missing, workers, bar.step)
-        module.collect(run)
+        map_jobs(JOBS[name].function, run, missing, workers, bar.step)
+        JOBS[name].module.collect(run)
 
     return work
 
@@ -60,6 +74,13 @@ def _kernel(run: RunDir, *job) -> list[Path]:
 
 def _switched(run: RunDir, *job) -> list[Path]:
     return [run.switched(*job)]
+
+
+JOBS = {
+    "chaos": Jobs(chaos, chaos.files, chaos.follow),
+    "kernels": Jobs(kernels, _kernel, kernels.measure),
+    "linear": Jobs(linear, _switched, linear.follow),
+}
 
 
 def _cone(run: RunDir, bar: Bar, workers: int) -> None:
@@ -83,7 +104,7 @@ STAGES: dict[str, Stage] = {
             *(path for job in chaos.jobs(run.config) for path in chaos.files(run, *job)),
             *(run.table(t) for t in chaos.TABLES),
         ],
-        _parallel("chaos", chaos, chaos.files, chaos.follow),
+        _parallel("chaos"),
         ("train",),
     ),
     "kernels": Stage(
@@ -91,7 +112,7 @@ STAGES: dict[str, Stage] = {
             *(run.kernel(*job) for job in kernels.jobs(run.config)),
             *(run.table(t) for t in kernels.TABLES),
         ],
-        _parallel("kernels", kernels, _kernel, kernels.measure),
+        _parallel("kernels"),
         ("train",),
     ),
     "cone": Stage(
@@ -104,7 +125,7 @@ STAGES: dict[str, Stage] = {
             *(run.switched(*job) for job in linear.jobs(run.config)),
             *(run.table(t) for t in linear.TABLES),
         ],
-        _parallel("linear", linear, _switched, linear.follow),
+        _parallel("linear"),
         ("train",),
     ),
     "report": Stage(

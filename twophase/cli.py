@@ -6,6 +6,7 @@ import errno
 import os
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -23,18 +24,21 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from entk import EntkError
+from entk import EntkError, exclusive
 from twophase import config as configs
 from twophase import grid as grids
 from twophase import sweep as sweeps
 from twophase.errors import UserError
 from twophase.presets import PRESETS
-from twophase.rundir import RunDir
+from twophase.rundir import RunDir, remove_stale
 from twophase.stages import STAGES, complete, do
 from twophase.sweep import Sweep as SweepDir
 
-# no permission, no space, a file where a directory should be: the user's to put right
-DISK = (errno.EACCES, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EEXIST)
+# no permission, no space, a broken disk, a file in place of a directory: the user's to put right
+DISK = (
+    *(errno.EACCES, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO),
+    *(errno.ENOTDIR, errno.EEXIST),
+)
 
 What = Annotated[
     str, tyro.conf.Positional, tyro.conf.arg(metavar="PRESET|CONFIG.toml|RUN", name="what")
@@ -164,7 +168,11 @@ def _perform(command: Command) -> None:
 def _stages(command: _Verb, what: str) -> None:
     run = _open(command, what)
     name = type(command).__name__.lower()
-    with _Bars() as bars:
+    done = all(complete(run, stage) for stage in STAGES)
+    with nullcontext() if done else exclusive(run.path), _Bars() as bars:
+        if not done:
+            RunDir.create(run.path, run.config)  # another may have begun since
+            remove_stale(run.path)
         do(run, "report" if name == "run" else name, bars, command.workers, set())
     if name in ("run", "report"):
         for answer in run.load_json(run.path / "report.json")["answers"]:
@@ -184,10 +192,14 @@ def _report(command: Report) -> None:
     if command.set or (sweep and command.out):
         raise UserError("--set is for presets and files, and --out not for a sweep: both are done")
     if sweep:
-        _answers(report_sweep.of_sweep(SweepDir.open(Path(first))), Path(first))
+        with exclusive(first):
+            answers = report_sweep.of_sweep(SweepDir.open(Path(first)))
+        _answers(answers, Path(first))
     else:
         out = command.out or Path("runs/comparison")
-        _answers(report_sweep.of_runs([Path(p) for p in command.what], out), out)
+        with exclusive(out):
+            answers = report_sweep.of_runs([Path(p) for p in command.what], out)
+        _answers(answers, out)
 
 
 def _sweep(command: Sweep) -> None:
@@ -205,11 +217,13 @@ def _sweep(command: Sweep) -> None:
         base = _config(command, command.what, "no directory of a sweep")
         out = command.out or Path("runs") / f"{base.name}-sweep"
         sweep = SweepDir.create(out, base, grids.parse(command.grid))
-    with _Bars() as bars:
+    with exclusive(sweep.path), _Bars() as bars:
+        SweepDir.create(sweep.path, sweep.base, sweep.grid)  # another may have begun since
         started = time.monotonic()
         sweeps.work(sweep, bars, command.workers)
         bars.finish("points", time.monotonic() - started, skipped=False)
-    _answers(report_sweep.of_sweep(sweep), sweep.path)
+        answers = report_sweep.of_sweep(sweep)
+    _answers(answers, sweep.path)
 
 
 def _answers(answers: list, path: Path) -> None:

@@ -19,7 +19,7 @@ TOPICS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "files": (
         "Kernels in files",
         "Kernels streamed to HDF5, with resuming.",
-        ("write_ntk", "open_kernel", "KernelFile"),
+        ("write_ntk", "open_kernel", "KernelFile", "exclusive"),
     ),
     "distances": (
         "Distances",
@@ -63,7 +63,7 @@ TOPICS: dict[str, tuple[str, str, tuple[str, ...]]] = {
         (
             *("EntkError", "InputError", "ModelStateError", "UnsupportedModelError"),
             *("BackendUnavailableError", "KernelFileError", "ResumeError"),
-            "UndefinedDistanceError",
+            *("LockedError", "UndefinedDistanceError"),
         ),
     ),
 }

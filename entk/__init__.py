@@ -9,6 +9,7 @@ from entk.errors import (
     EntkError,
     InputError,
     KernelFileError,
+    LockedError,
     ModelStateError,
     ResumeError,
     UndefinedDistanceError,
@@ -16,6 +17,7 @@ from entk.errors import (
 )
 from entk.kernel import jacobian, ntk, plan_ntk, sketch_error
 from entk.linearize import LinearizedModel, linearize
+from entk.lock import exclusive
 from entk.operator import NTKOperator, ntk_operator
 from entk.plan import Plan
 from entk.rates import Rates
@@ -35,6 +37,7 @@ __all__ = [
     "KernelRegression",
     "LinearisedPredictions",
     "LinearizedModel",
+    "LockedError",
     "ModelStateError",
     "NTKOperator",
     "Plan",
@@ -47,6 +50,7 @@ __all__ = [
     "backends",
     "cka",
     "effective_rank",
+    "exclusive",
     "jacobian",
     "kernel_distance",
     "kernel_distance_matrix",

@@ -25,8 +25,12 @@ class ResumeError(EntkError, RuntimeError):
     """Work at this path belongs to another request: pass another path or `resume=False`."""
 
 
+class LockedError(EntkError, RuntimeError):
+    """Another process is writing there: wait until it has finished, or end it."""
+
+
 class KernelFileError(EntkError, OSError):
-    """The file is not a kernel written by entk, or is damaged: write it again."""
+    """The file is no kernel of entk's or is damaged, or the disk refuses: write it again."""
 
 
 class UndefinedDistanceError(EntkError, ValueError):

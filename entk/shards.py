@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import platform
-import shutil
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,11 +18,12 @@ import torch
 from torch import Tensor
 
 from entk.assemble import WHOLE, Tile
-from entk.errors import KernelFileError, ResumeError
+from entk.errors import KernelFileError, LockedError, ResumeError
 from entk.factors import transposed
+from entk.lock import exclusive
 from entk.plan import Plan
 from entk.sketch import ERROR, relative_error
-from entk.store import FORMAT, KernelFile, parts_folder, publish, sync_folder
+from entk.store import FORMAT, KernelFile, parts_folder, publish
 
 SHARD_SECONDS = 20.0  # a kill loses at most this much work
 SHARD_BYTES = 64 << 20
@@ -58,8 +58,16 @@ class Shards:
             return False
         with KernelFile(self.path) as file:
             self._check(file.provenance["request"], f"{self.path} holds")
-        shutil.rmtree(self.folder, ignore_errors=True)
+        if self.folder.exists():
+            with suppress(LockedError, OSError), exclusive(self.folder):
+                self.clear()
         return True
+
+    def clear(self) -> None:
+        """Remove shards and, last, the request that they belong to; the lock stays."""
+        for pattern in ("*.tmp", "shard-*.h5", "request.json"):
+            for file in self.folder.glob(pattern):
+                file.unlink()
 
     def begun(self) -> Plan | None:
         """The plan that an earlier call started with."""
@@ -71,23 +79,24 @@ class Shards:
         return Plan.from_json(begun["plan"])
 
     def begin(self, plan: Plan) -> None:
-        """Create the folder, or find the tiles that are done in it."""
+        """Record the request in the folder, or find the tiles that are done in it."""
         begun = self.begun()
         if begun is not None and not begun.same_bits(plan):
             raise ResumeError(
                 f"{self.folder} began with another plan; leave plan= out to go on with that one, "
                 "or pass resume=False to start over"
             )
-        self.folder.mkdir(exist_ok=True)
-        for stale in self.folder.glob("*.tmp"):
-            stale.unlink()
-        if begun is None:
-            text = json.dumps({"request": self.request, "plan": plan.to_json()}, indent=1)
-            temporary = self.folder / "request.json.tmp"
-            temporary.write_text(text)
-            publish(temporary, self.folder / "request.json")
-        for shard in sorted(self.folder.glob("shard-*.h5")):
-            self.done |= dict.fromkeys(_readable_tiles(shard), shard)
+        with _disk(self.folder):
+            if begun is None:
+                self.clear()  # shards without a request are of an unknown one
+                text = json.dumps({"request": self.request, "plan": plan.to_json()}, indent=1)
+                temporary = self.folder / "request.json.tmp"
+                temporary.write_text(text)
+                publish(temporary, self.folder / "request.json")
+            for stale in self.folder.glob("*.tmp"):
+                stale.unlink()
+            for shard in sorted(self.folder.glob("shard-*.h5")):
+                self.done |= dict.fromkeys(_readable_tiles(shard), shard)
         self.since = time.monotonic()
 
     def _check(self, other: dict, where: str) -> None:
@@ -175,8 +184,8 @@ class Shards:
                     for chunk in dataset.iter_chunks():
                         dataset[chunk]  # a damaged chunk fails its checksum here
             publish(temporary, self.path)
-        shutil.rmtree(self.folder)
-        sync_folder(self.path.parent)
+        with suppress(OSError):  # the next call clears what is left
+            self.clear()
 
 
 def _to_host(part: Tensor) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 from collections.abc import Callable
 from os import PathLike
 
@@ -14,6 +13,7 @@ from entk.assemble import Engine
 from entk.errors import InputError, ResumeError
 from entk.inputs import as_path, check_flags
 from entk.kernel import copies
+from entk.lock import exclusive
 from entk.models import Params, describe, inner
 from entk.ops import choose_backend
 from entk.plan import Plan
@@ -60,6 +60,7 @@ def write_ntk(
     Raises:
         ResumeError: `path` holds or began another request (other model, data or options).
             `resume=False` starts over and replaces it.
+        LockedError: another process is at it.
         KernelFileError: the disk refused; finished shards are kept. And what `ntk` raises.
 
     >>> import tempfile, torch, entk
@@ -84,28 +85,31 @@ def write_ntk(
         )
     request = _request(target, select, by_layer, precision, projections)
     store = Shards(path, request)
-    if not resume:
-        shutil.rmtree(store.folder, ignore_errors=True)
-    elif store.finished():
+    if resume and store.finished():
         return KernelFile(path)
-    if plan is None:
-        options = {"memory": memory, "backend": backend, "precision": precision, "rates": rates}
-        options |= {"copies": copies(target, by_layer), "streamed": True, "sketch": projections}
-        plan = store.begun() or make_plan(target, **options)
-        if backend not in ("auto", plan.backend):
-            raise ResumeError(
-                f"{store.folder} began with backend={plan.backend!r}, not {backend!r}; leave "
-                "backend= out to go on, or pass resume=False to start over"
-            )
-    store.begin(plan)
-    engine = Engine(target, plan, by_layer)
-    missing = [tile for tile in plan.tiles() if tile not in store.done]
-    with store, Progress(progress, len(list(plan.tiles())), "write_ntk") as bar:
-        bar.advance(len(store.done))
-        for i, j, tile in engine.tiles(missing, pause=store.flush):
-            store.add(i, j, tile)
-            bar.advance()
-    store.finish(plan, engine.groups)
+    with exclusive(store.folder):
+        if not resume:
+            store.clear()
+        elif store.finished():
+            return KernelFile(path)
+        if plan is None:
+            options = {"memory": memory, "backend": backend, "precision": precision, "rates": rates}
+            options |= {"copies": copies(target, by_layer), "streamed": True, "sketch": projections}
+            plan = store.begun() or make_plan(target, **options)
+            if backend not in ("auto", plan.backend):
+                raise ResumeError(
+                    f"{store.folder} began with backend={plan.backend!r}, not {backend!r}; leave "
+                    "backend= out to go on, or pass resume=False to start over"
+                )
+        store.begin(plan)
+        engine = Engine(target, plan, by_layer)
+        missing = [tile for tile in plan.tiles() if tile not in store.done]
+        with store, Progress(progress, len(list(plan.tiles())), "write_ntk") as bar:
+            bar.advance(len(store.done))
+            for i, j, tile in engine.tiles(missing, pause=store.flush):
+                store.add(i, j, tile)
+                bar.advance()
+        store.finish(plan, engine.groups)
     return KernelFile(path)
 
 

@@ -16,7 +16,7 @@ LONGEST = 300
 # A module of entk imports from lower floors only; the files of ops/ and rules/ know each other.
 FLOORS = (
     ("errors", "factors", "pages"),
-    ("ops", "progress", "rules", "samples"),
+    ("lock", "ops", "progress", "rules", "samples"),
     ("derived", "inputs", "models"),
     ("backends", "capture", "precision"),
     ("recorder",),

@@ -6,6 +6,7 @@ import errno
 import os
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -15,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from entk import EntkError
+from entk import EntkError, exclusive
 from twophase import config as configs
 from twophase import elements, launch
 from twophase import grid as grids
@@ -23,12 +24,15 @@ from twophase import sweep as sweeps
 from twophase.bars import Bars
 from twophase.errors import JobFailedError, UserError
 from twophase.presets import PRESETS
-from twophase.rundir import RunDir
+from twophase.rundir import RunDir, remove_stale
 from twophase.stages import STAGES, complete, do
 from twophase.sweep import Sweep as SweepDir
 
-# no permission, no space, a file where a directory should be: the user's to put right
-DISK = (errno.EACCES, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EEXIST)
+# no permission, no space, a broken disk, a file in place of a directory: the user's to put right
+DISK = (
+    *(errno.EACCES, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO),
+    *(errno.ENOTDIR, errno.EEXIST),
+)
 
 What = Annotated[
     str, tyro.conf.Positional, tyro.conf.arg(metavar="PRESET|CONFIG.toml|RUN", name="what")
@@ -167,9 +171,16 @@ def _stages(command: _Verb, what: str) -> None:
     run = _open(command, what)
     name = type(command).__name__.lower()
     if isinstance(command, Run) and command.launcher and not complete(run, "report"):
-        _print(launch.launch(run, command, command.workers))
+        with exclusive(run.path):
+            lines = launch.launch(run, command, command.workers)
+        _print(lines)
         return
-    with Bars() as bars:
+    done = all(complete(run, stage) for stage in STAGES)
+    with nullcontext() if done else exclusive(run.path), Bars() as bars:
+        if not done:
+            RunDir.create(run.path, run.config)  # another may have begun since
+            launch.check_idle(run.path)
+            remove_stale(run.path)
         do(run, "report" if name == "run" else name, bars, command.workers, set())
     if name in ("run", "report"):
         _print(elements.answers(run))
@@ -187,10 +198,14 @@ def _report(command: Report) -> None:
     if command.set or (sweep and command.out):
         raise UserError("--set is for presets and files, and --out not for a sweep: both are done")
     if sweep:
-        _print(elements.lines(report_sweep.of_sweep(SweepDir.open(Path(first))), Path(first)))
+        with exclusive(first):
+            answers = report_sweep.of_sweep(SweepDir.open(Path(first)))
+        _print(elements.lines(answers, Path(first)))
     else:
         out = command.out or Path("runs/comparison")
-        _print(elements.lines(report_sweep.of_runs([Path(p) for p in command.what], out), out))
+        with exclusive(out):
+            answers = report_sweep.of_runs([Path(p) for p in command.what], out)
+        _print(elements.lines(answers, out))
 
 
 def _sweep(command: Sweep) -> None:
@@ -209,13 +224,18 @@ def _sweep(command: Sweep) -> None:
         out = command.out or Path("runs") / f"{base.name}-sweep"
         sweep = SweepDir.create(out, base, grids.parse(command.grid))
     if command.launcher and any(sweeps.state(r) == "open" for r in sweep.runs().values()):
-        _print(launch.launch(sweep, command, command.workers))
+        with exclusive(sweep.path):
+            lines = launch.launch(sweep, command, command.workers)
+        _print(lines)
         return
-    with Bars() as bars:
+    with exclusive(sweep.path), Bars() as bars:
+        SweepDir.create(sweep.path, sweep.base, sweep.grid)  # another may have begun since
+        launch.check_idle(sweep.path)
         started = time.monotonic()
         sweeps.work(sweep, bars, command.workers)
         bars.finish("points", time.monotonic() - started, skipped=False)
-    _print(elements.lines(report_sweep.of_sweep(sweep), sweep.path))
+        answers = report_sweep.of_sweep(sweep)
+    _print(elements.lines(answers, sweep.path))
 
 
 def _print(lines: list[str]) -> None:

@@ -190,6 +190,16 @@ def recorded(path: Path) -> list[tuple[str, Job]]:
         ) from None
 
 
+def check_idle(path: Path) -> None:
+    """Raises UserError: jobs that were sent out are at work there."""
+    at_work = [job.job_id for _, job in recorded(path) if not settled(job)]
+    if at_work:
+        raise UserError(
+            f"{path}: {len(at_work)} jobs of an earlier command are queued or running "
+            f"({', '.join(at_work[:4])}); wait for them, or cancel them first"
+        )
+
+
 def state(job: Job) -> str:
     """ "done", "failed", or what the queue says of a job that has left no result."""
     if job.paths.result_pickle.exists():

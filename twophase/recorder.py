@@ -6,6 +6,7 @@ import io
 import pickle
 import re
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from entk import exclusive
 from twophase.errors import UserError
-from twophase.rundir import write_atomic
+from twophase.rundir import remove_stale, write_atomic
 
 NAME = re.compile(r"(\d+)\.(pt|pth|ckpt|bin|safetensors)$")
 WEIGHTS = ("model", "state_dict", "model_state_dict")  # of Recorder and many, Lightning, tutorials
@@ -35,7 +37,10 @@ class Recorder:
 
     What is named besides the model (an optimizer, a scheduler, anything with a state_dict, tensors,
     numbers) is saved with it, so that twins can start from the whole state. Each file appears by a
-    rename: one that exists is complete.
+    rename: one that exists is complete. From its first file on the folder is this recorder's alone
+    (`entk.exclusive`), so of the processes of a distributed loop one has to call it.
+
+    Raises UserError: steps that cannot be, a disk that refuses; LockedError: another one's folder.
     """
 
     def __init__(self, folder: str | Path, steps: Iterable[int]):
@@ -43,11 +48,17 @@ class Recorder:
         self.steps = frozenset(steps)
         if not self.steps or min(self.steps) < 0:
             raise UserError("Recorder: steps has to name at least one step, none below 0")
+        self._held: AbstractContextManager | None = None
 
     def __call__(self, step: int, model: nn.Module, **more: Any) -> Path | None:
         """The file of this step; None if it is not among the steps."""
         if step not in self.steps:
             return None
+        if self._held is None:
+            held = exclusive(self.folder)
+            held.__enter__()  # until this recorder is gone, or its process
+            self._held = held
+            remove_stale(self.folder)
         parts = {"model": model, **more}
         state = {k: v.state_dict() if hasattr(v, "state_dict") else v for k, v in parts.items()}
         out = io.BytesIO()

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from entk import exclusive
 from twophase import chaos, cone, environment, kernels, recorder, train
 from twophase import config as configs
 from twophase import data as datasets
@@ -21,7 +22,7 @@ from twophase.config import Config
 from twophase.data import Dataset
 from twophase.errors import UserError
 from twophase.perturb import perturb
-from twophase.rundir import RunDir
+from twophase.rundir import RunDir, remove_stale
 from twophase.train import State
 
 ARM = "own"
@@ -70,6 +71,8 @@ class Study:
     load them into. train, test: inputs and labels [N], as the network takes them. settings: keys as
     in docs/config.md, "key=value", of the sections chaos, kernels and cone, and seed and device.
 
+    Each of the three holds the directory for itself (`entk.exclusive`).
+
     Raises UserError: fewer than three checkpoints, or they do not fit the network.
     """
 
@@ -93,14 +96,15 @@ class Study:
     def cone(self) -> None:
         """Scores, kernels and their distances at every checkpoint."""
         run, start = self.run, time.monotonic()
-        with _one_thread():
+        with exclusive(run.path), _one_thread():
+            remove_stale(run.path)
             train.evaluate(run, self.data)
             for job in kernels.jobs(run.config):
                 if not run.kernel(*job).exists():
                     kernels.measure(run, self.data, *job)
             kernels.collect(run, self.data)
             cone.stage(run)
-        environment.record(run, "cone", time.monotonic() - start)
+            environment.record(run, "cone", time.monotonic() - start)
 
     def twins(self, advance: Advance) -> None:
         """Perturb at each `chaos.t0`, train on with the caller's loop, compare with the run.
@@ -116,12 +120,14 @@ class Study:
                 "twins: no step to perturb at; give Study settings=['chaos.t0=[...]'] of steps "
                 f"that have a checkpoint: {', '.join(map(str, run.files))}"
             )
-        for t0, draws in chaos.jobs(run.config):
-            for draw in draws:
-                if not run.twin(t0, draw).exists():
-                    self._twin(advance, t0, draw)
-        chaos.collect(run)
-        environment.record(run, "twins", time.monotonic() - start)
+        with exclusive(run.path):
+            remove_stale(run.path)
+            for t0, draws in chaos.jobs(run.config):
+                for draw in draws:
+                    if not run.twin(t0, draw).exists():
+                        self._twin(advance, t0, draw)
+            chaos.collect(run)
+            environment.record(run, "twins", time.monotonic() - start)
 
     def _twin(self, advance: Advance, t0: int, draw: int) -> None:
         run, config = self.run, self.run.config
@@ -144,7 +150,9 @@ class Study:
         """report.html, from what has been computed."""
         from twophase import report  # matplotlib takes a second
 
-        report.write(self.run)
+        with exclusive(self.run.path):
+            remove_stale(self.run.path)
+            report.write(self.run)
         return self.run.report
 
 

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from entk import EntkError
+from entk import EntkError, exclusive
 from twophase import config as configs
 from twophase import grid as grids
 from twophase.config import Config
@@ -14,7 +14,7 @@ from twophase.errors import DivergedError, UserError
 from twophase.grid import Grid
 from twophase.parallel import map_calls
 from twophase.points import Point, load
-from twophase.rundir import RunDir, differences, write_atomic
+from twophase.rundir import RunDir, differences, remove_stale, write_atomic
 from twophase.stages import STAGES, Bar, complete, do
 
 FILE = "sweep.toml"
@@ -108,7 +108,9 @@ class _Silent:
 def follow(run: RunDir, workers: int) -> None:
     """All stages of one point; that its training diverged is a result."""
     try:
-        do(run, "report", _Silent(), workers, set())
+        with exclusive(run.path):
+            remove_stale(run.path)
+            do(run, "report", _Silent(), workers, set())
     except DivergedError as error:
         run.save_json(run.diverged, {"reason": str(error)})
     except (UserError, EntkError) as error:

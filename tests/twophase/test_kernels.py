@@ -131,11 +131,15 @@ def test_shards_left_by_a_kill_after_the_file_appeared_go(finished, tmp_path, pe
     class Killed(BaseException):
         pass
 
-    def kill(*_):
-        raise Killed
+    real = entk.shards.publish
+
+    def kill(temporary, final):
+        real(temporary, final)
+        if final.parent.name == "schedule":
+            raise Killed
 
     run = RunDir.create(tmp_path / "run", finished.config)
-    monkeypatch.setattr("entk.shards.shutil.rmtree", kill)  # the next thing after it
+    monkeypatch.setattr("entk.shards.publish", kill)
     with pytest.raises(Killed):
         perform(run, "kernels")
     monkeypatch.undo()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from os import PathLike
 from pathlib import Path
@@ -110,3 +111,21 @@ def _check_alike(x: dict[str, Tensor], z: dict[str, Tensor]) -> None:
                 f"{name[1:]} of {tuple(other.shape[1:])} {other.dtype}; they go through the same "
                 "model"
             )
+
+
+def parse_bytes(value: int | float | str) -> int:
+    """Bytes from a number or from text such as "500MB", "2 GB" or "1.5GiB"."""
+    if isinstance(value, str):
+        text = value.strip().upper()
+        units = {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "KB": 1e3, "MB": 1e6, "GB": 1e9, "B": 1}
+        unit = next((u for u in units if text.endswith(u)), "")
+        try:
+            value = float(text.removesuffix(unit)) * units.get(unit, 1)
+        except ValueError:
+            raise InputError(
+                f'memory={value!r}, expected bytes or text such as "500MB" or "2GB"'
+            ) from None
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not 1 <= value < math.inf:
+        raise InputError(f'memory={value!r}, expected a positive number of bytes or "2GB"')
+    return int(value)

@@ -19,10 +19,11 @@ from entk.inputs import (
     check_samples,
     first_parameter,
     parameter_names,
+    parse_bytes,
 )
 from entk.models import Params, as_module
 from entk.ops import choose_backend
-from entk.plan import Job, Plan, layer_costs, parse_bytes, product_cost
+from entk.plan import Job, Plan, layer_costs, product_cost
 from entk.precision import check_precision, computing
 from entk.rates import Rates, choose_rates
 from entk.samples import Input, Samples, Select, as_samples

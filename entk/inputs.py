@@ -101,6 +101,31 @@ def check_samples(parameter: Tensor, x: Tensor | Samples, z: Tensor | Samples | 
         _check_alike(named_tensors(x, "x"), named_tensors(z, "z"))
 
 
+def check_finite_parameters(model: nn.Module, names: Iterable[str]) -> None:
+    """Raises InputError: a requested parameter has NaN or infinity in it."""
+    known = dict(model.named_parameters())
+    for name in names:
+        if not _finite(known[name].detach()):
+            bad = int((~known[name].detach().isfinite()).sum())
+            raise InputError(
+                f"parameter {name!r} has NaN or infinity in {bad} of {known[name].numel()} "
+                "entries; its kernel would too: load a state from before that"
+            )
+
+
+def not_finite(x: Tensor | Samples, label: str) -> tuple[str, int] | None:
+    """(tensor, index) of the first sample with NaN or infinity; which may be meant, as a mask."""
+    for name, t in named_tensors(x, label).items():
+        if t.is_floating_point() and not _finite(t):
+            return name, int((~t.isfinite()).flatten(1).any(1).nonzero()[0])
+    return None
+
+
+def _finite(t: Tensor) -> bool:
+    """One pass without a mask: a sum is finite if all is, unless it overflows."""
+    return bool(t.sum().isfinite()) or bool(t.isfinite().all())
+
+
 def _check_alike(x: dict[str, Tensor], z: dict[str, Tensor]) -> None:
     if [name[1:] for name in x] != [name[1:] for name in z]:
         raise InputError(f"z holds {', '.join(z)} but x holds {', '.join(x)}; pass the same")

@@ -59,7 +59,7 @@ def follow(run: RunDir, data: Dataset, t0: int, draws: tuple[int, ...]) -> None:
                 pair = Pair(arm, t0, draw, start, twin, main, lane)
                 measure(run.config, data, pair, known, found[draw])
     for draw in missing:
-        run.save_json(run.twin(t0, draw), found[draw])
+        run.save_record(run.twin(t0, draw), found[draw])
 
 
 class Pair(NamedTuple):
@@ -174,6 +174,6 @@ def _advance(
 
 def collect(run: RunDir) -> None:
     """The tables from all twins."""
-    found = [run.load_json(path) for job in jobs(run.config) for path in files(run, *job)]
+    found = [run.load_record(path) for job in jobs(run.config) for path in files(run, *job)]
     for name, columns in TABLES.items():
         run.save_table(name, columns, [row for twin in found for row in twin[name]])

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 import entk
-from entk.store import FORMAT
 
 SIDE, CHUNK, COUNT = 5120, 640, 4
 
@@ -14,16 +13,12 @@ SIDE, CHUNK, COUNT = 5120, 640, 4
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     """Kernels of 512 samples and 10 outputs, laid out as write_ntk lays them out."""
-    folder, generator = tmp_path_factory.mktemp("kernels"), np.random.default_rng(0)
+    folder, generator = tmp_path_factory.mktemp("kernels"), torch.Generator().manual_seed(0)
     paths = [folder / f"{i}.h5" for i in range(COUNT)]
+    model = torch.nn.Linear(64, 10)
     for path in paths:
-        with h5py.File(path, "w") as file:
-            file.attrs["format"] = FORMAT
-            options = {"chunks": (CHUNK, CHUNK), "fletcher32": True}
-            kernel = file.create_dataset("kernel", (SIDE, SIDE), "float32", **options)
-            for start in range(0, SIDE, CHUNK):
-                rows = generator.standard_normal((CHUNK, SIDE), dtype=np.float32)
-                kernel[start : start + CHUNK] = rows
+        x = torch.randn(SIDE // 10, 64, generator=generator)
+        entk.write_ntk(path, model, x, plan=entk.plan_ntk(model, x, block=CHUNK // 10)).close()
     return paths
 
 

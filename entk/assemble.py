@@ -9,6 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from entk.errors import InputError
 from entk.factors import Factors, kernel_shape, mirror
 from entk.features import Pending, Scratch, capture_block, join
 from entk.ops import products
@@ -140,10 +141,28 @@ class Engine:
         for rows, todo in self._panels(wanted):
             if self.plan.parts > 1:
                 pause()
-                yield from self._in_parts(rows, todo)
+                made = self._in_parts(rows, todo)
+            else:
+                made = (
+                    (i, j, self.tile(a, b, lower=a is b)) for i, j, a, b in self._panel(rows, todo)
+                )
+            for i, j, tile in made:
+                self._check_finite(i, j, tile)
+                yield i, j, tile
+
+    def _check_finite(self, i: int, j: int, tile: Tile) -> None:
+        """A Jacobian may be infinite where the outputs are not, as that of sqrt at 0 is."""
+        for group, t in tile.items():
+            if bool(t.sum().isfinite()) or bool(t.isfinite().all()):
                 continue
-            for i, j, a, b in self._panel(rows, todo):
-                yield i, j, self.tile(a, b, lower=a is b)
+            of = f" of layer {group!r}" if group else ""
+            spans = (self.plan.span(i), self.plan.span(j, axis=1))
+            where = " and ".join(f"{s.start} to {s.stop - 1}" for s in spans)
+            raise InputError(
+                f"the kernel{of} has NaN or infinity between samples {where}: a derivative is not "
+                "finite there, or a product too large for its dtype; look at jacobian(), or use "
+                "model.double()"
+            )
 
     def pairs(self, wanted: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int, Block, Block]]:
         """The blocks of the wanted tiles, a panel of kept ones at a time against streamed ones."""

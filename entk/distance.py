@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from entk.assemble import WHOLE, Engine
 from entk.errors import InputError
+from entk.inputs import parse_bytes
 from entk.ops import products
 from entk.ops.gram_dot import gram_dot
-from entk.plan import parse_bytes
 from entk.request import make_plan, prepare
 from entk.sketch import check_sketch, probe_kinds
 from entk.source import Kernel, Source, check_norm, side_by_side

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from os import PathLike
 from pathlib import Path
@@ -100,6 +101,31 @@ def check_samples(parameter: Tensor, x: Tensor | Samples, z: Tensor | Samples | 
         _check_alike(named_tensors(x, "x"), named_tensors(z, "z"))
 
 
+def check_finite_parameters(model: nn.Module, names: Iterable[str]) -> None:
+    """Raises InputError: a requested parameter has NaN or infinity in it."""
+    known = dict(model.named_parameters())
+    for name in names:
+        if not _finite(known[name].detach()):
+            bad = int((~known[name].detach().isfinite()).sum())
+            raise InputError(
+                f"parameter {name!r} has NaN or infinity in {bad} of {known[name].numel()} "
+                "entries; its kernel would too: load a state from before that"
+            )
+
+
+def not_finite(x: Tensor | Samples, label: str) -> tuple[str, int] | None:
+    """(tensor, index) of the first sample with NaN or infinity; which may be meant, as a mask."""
+    for name, t in named_tensors(x, label).items():
+        if t.is_floating_point() and not _finite(t):
+            return name, int((~t.isfinite()).flatten(1).any(1).nonzero()[0])
+    return None
+
+
+def _finite(t: Tensor) -> bool:
+    """One pass without a mask: a sum is finite if all is, unless it overflows."""
+    return bool(t.sum().isfinite()) or bool(t.isfinite().all())
+
+
 def _check_alike(x: dict[str, Tensor], z: dict[str, Tensor]) -> None:
     if [name[1:] for name in x] != [name[1:] for name in z]:
         raise InputError(f"z holds {', '.join(z)} but x holds {', '.join(x)}; pass the same")
@@ -110,3 +136,21 @@ def _check_alike(x: dict[str, Tensor], z: dict[str, Tensor]) -> None:
                 f"{name[1:]} of {tuple(other.shape[1:])} {other.dtype}; they go through the same "
                 "model"
             )
+
+
+def parse_bytes(value: int | float | str) -> int:
+    """Bytes from a number or from text such as "500MB", "2 GB" or "1.5GiB"."""
+    if isinstance(value, str):
+        text = value.strip().upper()
+        units = {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "KB": 1e3, "MB": 1e6, "GB": 1e9, "B": 1}
+        unit = next((u for u in units if text.endswith(u)), "")
+        try:
+            value = float(text.removesuffix(unit)) * units.get(unit, 1)
+        except ValueError:
+            raise InputError(
+                f'memory={value!r}, expected bytes or text such as "500MB" or "2GB"'
+            ) from None
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not 1 <= value < math.inf:
+        raise InputError(f'memory={value!r}, expected a positive number of bytes or "2GB"')
+    return int(value)

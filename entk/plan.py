@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 
 from entk.errors import InputError
-from entk.factors import kernel_shape
+from entk.factors import OUTPUTS, kernel_shape
+from entk.fields import from_json
 from entk.rates import NOMINAL, Rates
 from entk.sketch import GROUPS, Sketch, projection_work
 from entk.survey import Served, Survey
@@ -64,6 +65,18 @@ class Plan:
     batch: int = 0  # samples that pass through the model at once; 0: those of a block
     capture_seconds: float = field(default=0.0, compare=False)  # of all passes through the model
 
+    def __post_init__(self) -> None:
+        n, m = self.samples
+        o = {"all": self.shape[1:2], "diagonal": self.shape[:1]}.get(self.outputs, (1,))
+        counts = (n, m, *o, self.block, self.chunk, self.parts)
+        sizes = (self.keep, self.memory, self.peak, self.batch)
+        whole = len(o) == 1 and self.shape == kernel_shape(n, m, *o, self.outputs)
+        if self.outputs not in OUTPUTS or not whole or min(counts) < 1 or min(sizes) < 0:
+            raise InputError(
+                f"a plan cannot have shape={self.shape}, outputs={self.outputs!r}, samples="
+                f"{self.samples}, block={self.block}, chunk={self.chunk}, parts={self.parts}"
+            )
+
     def tiles(self) -> Iterator[tuple[int, int]]:
         """Block indices (i, j) of the tiles that are computed."""
         for i in range(self.blocks[0]):
@@ -116,16 +129,11 @@ class Plan:
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
-        """The plan that `to_json` wrote."""
-        fields = json.loads(text)
-        fields["layers"] = tuple(LayerCost(**layer) for layer in fields["layers"])
-        fields["rates"] = Rates(**fields["rates"])
-        for key, kind in (("sketch", Sketch), ("product", LayerCost)):
-            if fields.get(key) is not None:  # a plan of an older file has neither
-                fields[key] = kind(**fields[key])
-        for key in ("shape", "samples"):
-            fields[key] = tuple(fields[key])
-        return cls(**fields)
+        """The plan that `to_json` wrote. Raises InputError: it is none."""
+        try:
+            return from_json(cls, text)
+        except (ValueError, TypeError) as error:
+            raise InputError(f"this is not a plan: {error}") from error
 
     def __str__(self) -> str:
         rows = [HEAD]
@@ -272,24 +280,6 @@ def feature_elements(s: Served, strategy: str, o: int) -> int:
     if strategy in ("pairs", "fused"):
         return s.inputs + o * s.gradient
     return o * s.size
-
-
-def parse_bytes(value: int | float | str) -> int:
-    """Bytes from a number or from text such as "500MB", "2 GB" or "1.5GiB"."""
-    if isinstance(value, str):
-        text = value.strip().upper()
-        units = {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "KB": 1e3, "MB": 1e6, "GB": 1e9, "B": 1}
-        unit = next((u for u in units if text.endswith(u)), "")
-        try:
-            value = float(text.removesuffix(unit)) * units.get(unit, 1)
-        except ValueError:
-            raise InputError(
-                f'memory={value!r}, expected bytes or text such as "500MB" or "2GB"'
-            ) from None
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not 1 <= value < math.inf:
-        raise InputError(f'memory={value!r}, expected a positive number of bytes or "2GB"')
-    return int(value)
 
 
 def format_bytes(n: int) -> str:

@@ -10,19 +10,22 @@ from functools import cached_property, partial
 import torch
 from torch import Tensor, nn
 
-from entk.capture import check_state
+from entk.capture import check_state, forward
 from entk.errors import InputError, UnsupportedModelError
 from entk.factors import kernel_shape
 from entk.inputs import (
+    check_finite_parameters,
     check_flags,
     check_outputs,
     check_samples,
     first_parameter,
+    not_finite,
     parameter_names,
+    parse_bytes,
 )
 from entk.models import Params, as_module
 from entk.ops import choose_backend
-from entk.plan import Job, Plan, layer_costs, parse_bytes, product_cost
+from entk.plan import Job, Plan, layer_costs, product_cost
 from entk.precision import check_precision, computing
 from entk.rates import Rates, choose_rates
 from entk.samples import Input, Samples, Select, as_samples
@@ -76,11 +79,30 @@ def prepare(
     x, z = as_samples(x, "x"), None if z is None else as_samples(z, "z")
     check_samples(first_parameter(model, names), x, z)
     check_state(model)
+    check_finite_parameters(model, names)
+    for label, samples in (("x", x), ("z", z)):
+        _check_finite_samples(model, samples, label)
     with computing():
         found = survey(model, x, names, outputs == "sum")
     if strict:
         check_covered(found)
     return Target(model, x, z, outputs, names, found)
+
+
+def _check_finite_samples(model: nn.Module, x: Tensor | Samples | None, label: str) -> None:
+    """NaN or infinity in a sample is refused if it is in the model's outputs as well."""
+    bad = None if x is None else not_finite(x, label)
+    if bad is None:
+        return
+    name, index = bad
+    state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    with torch.no_grad():
+        y = forward(model, {n: t.detach().clone() for n, t in state.items()}, x[[index]])
+    if not y.isfinite().all():
+        raise InputError(
+            f"{name} has NaN or infinity in sample {index}, and so have the model's outputs; "
+            "leave that sample out or repair it"
+        )
 
 
 def check_covered(found: Survey) -> None:

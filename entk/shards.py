@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
 import time
@@ -20,10 +21,21 @@ from torch import Tensor
 from entk.assemble import WHOLE, Tile
 from entk.errors import KernelFileError, LockedError, ResumeError
 from entk.factors import transposed
+from entk.fields import loads
+from entk.hdf5 import LIBRARY, reading, write_seal
 from entk.lock import exclusive
 from entk.plan import Plan
+from entk.shard import BELONGS, readable_tiles
 from entk.sketch import ERROR, relative_error
-from entk.store import FORMAT, KernelFile, parts_folder, publish
+from entk.store import (
+    BAND,
+    FORMAT,
+    KernelFile,
+    block_indices,
+    flat_shape,
+    parts_folder,
+    publish,
+)
 
 SHARD_SECONDS = 20.0  # a kill loses at most this much work
 SHARD_BYTES = 64 << 20
@@ -47,6 +59,7 @@ class Shards:
     copied: torch.cuda.Event | None = None  # the waiting tiles have come from the GPU
     writer: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "entk-shards"))
     writing: Future | None = None
+    belongs: str = ""  # of a shard that may be gone on with
 
     @property
     def folder(self) -> Path:
@@ -74,9 +87,14 @@ class Shards:
         manifest = self.folder / "request.json"
         if not manifest.exists():
             return None
-        begun = json.loads(manifest.read_text())
+        with reading(manifest, "pass resume=False to start over"):
+            begun = loads(manifest.read_text())
+            if begun["sha256"] != _digest(begun):
+                raise ValueError("its checksum is wrong")
+            plan = Plan.from_json(begun["plan"])
         self._check(begun["request"], f"{self.folder} began")
-        return Plan.from_json(begun["plan"])
+        self.belongs = begun["sha256"]
+        return plan
 
     def begin(self, plan: Plan) -> None:
         """Record the request in the folder, or find the tiles that are done in it."""
@@ -89,14 +107,15 @@ class Shards:
         with _disk(self.folder):
             if begun is None:
                 self.clear()  # shards without a request are of an unknown one
-                text = json.dumps({"request": self.request, "plan": plan.to_json()}, indent=1)
+                record = {"request": self.request, "plan": plan.to_json()}
+                self.belongs = record["sha256"] = _digest(record)
                 temporary = self.folder / "request.json.tmp"
-                temporary.write_text(text)
+                temporary.write_text(json.dumps(record, indent=1))
                 publish(temporary, self.folder / "request.json")
             for stale in self.folder.glob("*.tmp"):
                 stale.unlink()
             for shard in sorted(self.folder.glob("shard-*.h5")):
-                self.done |= dict.fromkeys(_readable_tiles(shard), shard)
+                self.done |= dict.fromkeys(readable_tiles(shard, plan, self.belongs), shard)
         self.since = time.monotonic()
 
     def _check(self, other: dict, where: str) -> None:
@@ -149,11 +168,13 @@ class Shards:
         shard = self.folder / f"shard-{first[0]:06d}-{first[1]:06d}.h5"
         temporary = shard.with_suffix(".h5.tmp")
         with _disk(self.folder):
-            with h5py.File(temporary, "w") as file:
+            with h5py.File(temporary, "w", libver=LIBRARY) as file:
+                file.attrs[BELONGS] = self.belongs
                 for (i, j), tile in tiles.items():
                     for group, part in tile.items():
                         name = f"{i:06d}-{j:06d}/{group or WHOLE_NAME}"
                         file.create_dataset(name, data=part.numpy(), chunks=True, fletcher32=True)
+                write_seal(file)
             _verify(temporary, tiles)
             publish(temporary, shard)
         return dict.fromkeys(tiles, shard)
@@ -164,7 +185,7 @@ class Shards:
         layers = [group for group in groups if group != WHOLE]
         names = ["kernel", *(f"layers/{layer}" for layer in layers)]
         with _disk(self.folder):
-            with h5py.File(temporary, "w") as file:
+            with h5py.File(temporary, "w", libver=LIBRARY) as file:
                 file.attrs["format"] = FORMAT
                 file.attrs["plan"] = plan.to_json()
                 file.attrs["provenance"] = json.dumps(_provenance(self.request, plan, layers))
@@ -179,10 +200,11 @@ class Shards:
                             error += plan.weight(i, j) * torch.from_numpy(tile[ERROR][()])
                 if plan.sketch is not None:
                     file.attrs["sketch_error"] = relative_error(error)
-            with h5py.File(temporary, "r") as file:
-                for dataset in (file[name] for name in names):
-                    for chunk in dataset.iter_chunks():
-                        dataset[chunk]  # a damaged chunk fails its checksum here
+                write_seal(file)
+            with KernelFile(temporary) as whole:  # a damaged chunk fails its checksum here
+                for name in names:
+                    for index in block_indices(whole.shape, whole.chunks, BAND):
+                        whole.part(name, index)
             publish(temporary, self.path)
         with suppress(OSError):  # the next call clears what is left
             self.clear()
@@ -208,17 +230,9 @@ def _disk(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def _readable_tiles(shard: Path) -> list[tuple[int, int]]:
-    """The tiles of a shard, read through their checksums; a damaged shard is removed."""
-    try:
-        with h5py.File(shard, "r") as file:
-            for tile in file.values():
-                for part in tile.values():
-                    part[()]
-            return [tuple(map(int, key.split("-"))) for key in file]
-    except OSError:  # its tiles are computed again
-        shard.unlink()
-        return []
+def _digest(record: dict) -> str:
+    text = json.dumps([record["request"], record["plan"]])
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _verify(shard: Path, tiles: dict[tuple[int, int], Tile]) -> None:
@@ -236,9 +250,7 @@ def _flat(plan: Plan, part: np.ndarray) -> np.ndarray:
 
 
 def _create(file: h5py.File, name: str, plan: Plan) -> None:
-    n, m = plan.samples
-    o = plan.shape[1] if plan.outputs == "all" else 1
-    shape = (n * o, m * o) if plan.outputs == "all" else plan.shape
+    shape, o = flat_shape(plan), plan.shape[1] if plan.outputs == "all" else 1
     side = min(plan.block * o, CHUNK)
     chunks = (*(1,) * (len(shape) - 2), min(side, shape[-2]), min(side, shape[-1]))
     file.create_dataset(name, shape, plan.dtype, chunks=chunks, fletcher32=True)

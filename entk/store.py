@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from os import PathLike
@@ -14,12 +13,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from entk.errors import KernelFileError
+from entk.errors import InputError, KernelFileError
 from entk.factors import NTK
+from entk.fields import loads
+from entk.hdf5 import attribute, check_seal, datasets, reading
 from entk.inputs import as_path
 from entk.plan import Plan
 
-FORMAT = "entk-kernel-1"
+FORMAT = "entk-kernel-2"  # 1: without a seal
 BAND = 1 << 22  # entries that are read at once, about
 
 
@@ -57,34 +58,49 @@ class KernelFile:
             self._file = h5py.File(self.path, "r")
         except OSError as error:
             raise KernelFileError(
-                f"{self.path} is not readable HDF5 ({error}); write it again"
+                f"{self.path} is not readable HDF5 ({error!s:.200}); write it again"
             ) from error
-        if self._file.attrs.get("format") != FORMAT or "kernel" not in self._file:
-            found = self._file.attrs.get("format")
+        try:
+            with reading(self.path):
+                self._check()
+        except BaseException:
             self._file.close()
-            raise KernelFileError(
-                f"{self.path} has format {found!r}, expected {FORMAT!r}: not a kernel of entk's, "
-                "or of another version; write it again"
-            )
+            raise
         self.shape: tuple[int, ...] = self._file["kernel"].shape
         self.dtype: torch.dtype = getattr(torch, str(self._file["kernel"].dtype))
+
+    def _check(self) -> None:
+        """Everything in the file but the numbers: it is as it was written, and of our making."""
+        found = attribute(self._file, "format")
+        if found != FORMAT:
+            raise KernelFileError(
+                f"{self.path} has format {found!r:.40}, expected {FORMAT!r}: not a kernel of "
+                "entk's, or of another version; write it again"
+            )
+        self._plan = Plan.from_json(attribute(self._file, "plan"))
+        self._provenance = loads(attribute(self._file, "provenance"))
+        form = (flat_shape(self._plan), self._plan.dtype)
+        wanted = dict.fromkeys(("kernel", *(f"layers/{name}" for name in self.layers)), form)
+        inside = datasets(self._file, wanted.get)
+        if inside.keys() != wanted.keys():
+            raise ValueError(f"no dataset {min(wanted.keys() - inside.keys())!r:.80}")
+        check_seal(self._file, inside)
 
     @property
     def plan(self) -> Plan:
         """The plan by which it was computed."""
-        return Plan.from_json(self._file.attrs["plan"])
+        return self._plan
 
     @property
     def provenance(self) -> dict:
         """Shapes, outputs, parameters, hashes and versions, as they were when it was written."""
-        return json.loads(self._file.attrs["provenance"])
+        return self._provenance
 
     @property
     def sketch_error(self) -> float | None:
         """Of a kernel written with sketch=, the relative error that is expected of it, as
         `entk.sketch_error` has it; None: the kernel is exact."""
-        found = self._file.attrs.get("sketch_error")
-        return None if found is None else float(found)
+        return attribute(self._file, "sketch_error")
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -95,18 +111,23 @@ class KernelFile:
         """The whole kernel of one layer, in the shape of the file's."""
         if name not in self.layers:
             raise KernelFileError(f"{self.path} has no layer {name!r}, only {self.layers}")
-        return self._read(f"layers/{name}", ())
+        return self.part(f"layers/{name}", ())
 
     def __getitem__(self, index) -> Float[Tensor, "..."]:
         """A part of the kernel, by slices or numbers as HDF5 takes them, on the CPU."""
-        return self._read("kernel", index)
+        return self.part("kernel", index)
 
-    def _read(self, dataset: str, index) -> Tensor:
+    def part(self, dataset: str, index) -> Float[Tensor, "..."]:
+        """The same of any dataset: "kernel", or "layers/<name>"."""
         try:
             return torch.from_numpy(np.asarray(self._file[dataset][index]))
-        except OSError as error:
+        except (OSError, RuntimeError) as error:
             raise KernelFileError(
-                f"{self.path} is damaged ({error}); delete it and write it again"
+                f"{self.path} is damaged ({error!s:.200}); delete it and write it again"
+            ) from error
+        except (ValueError, TypeError) as error:
+            raise InputError(
+                f"index {index!r:.80} does not fit the kernel's shape {self.shape} ({error!s:.100})"
             ) from error
 
     def blocks(self) -> Iterator[tuple[tuple[slice, ...], Float[Tensor, "..."]]]:
@@ -146,6 +167,14 @@ def block_indices(
             for j in range(0, width, wide):
                 index = (slice(i, min(i + high, height)), slice(j, min(j + wide, width)))
                 yield (slice(o, o + 1), *index) if lead else index
+
+
+def flat_shape(plan: Plan) -> tuple[int, ...]:
+    """Of the datasets: [N*O, M*O] for "all"."""
+    if plan.outputs != "all":
+        return plan.shape
+    n, o, m, q = plan.shape
+    return (n * o, m * q)
 
 
 def parts_folder(path: Path) -> Path:

@@ -95,7 +95,11 @@ def write_ntk(
         if plan is None:
             options = {"memory": memory, "backend": backend, "precision": precision, "rates": rates}
             options |= {"copies": copies(target, by_layer), "streamed": True, "sketch": projections}
-            plan = store.begun() or make_plan(target, **options)
+            plan = store.begun()
+            if plan is None:
+                plan = make_plan(target, **options)
+            else:
+                _check_begun(plan, target, store)
             if backend not in ("auto", plan.backend):
                 raise ResumeError(
                     f"{store.folder} began with backend={plan.backend!r}, not {backend!r}; leave "
@@ -111,6 +115,17 @@ def write_ntk(
                 bar.advance()
         store.finish(plan, engine.groups)
     return KernelFile(path)
+
+
+def _check_begun(plan: Plan, target: Target, store: Shards) -> None:
+    """Whoever wrote that plan."""
+    try:
+        check_plan(plan, target)
+    except InputError as error:
+        raise ResumeError(
+            f"{store.folder} began with a plan that does not fit ({error}); pass resume=False to "
+            "start over"
+        ) from error
 
 
 def _request(

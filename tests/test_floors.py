@@ -15,8 +15,8 @@ LONGEST = 300
 
 # A module of entk imports from lower floors only; the files of ops/ and rules/ know each other.
 FLOORS = (
-    ("errors", "factors", "pages"),
-    ("lock", "ops", "progress", "rules", "samples"),
+    ("errors", "factors", "fields", "pages"),
+    ("hdf5", "lock", "ops", "progress", "rules", "samples"),
     ("derived", "inputs", "models"),
     ("backends", "capture", "precision"),
     ("recorder",),
@@ -25,7 +25,7 @@ FLOORS = (
     ("linearize", "survey"),
     ("sketch",),
     ("plan",),
-    ("features", "store", "tiling"),
+    ("features", "shard", "store", "tiling"),
     ("operator", "request", "source"),
     ("assemble",),
     ("distance", "kernel", "regression", "shards", "similarity", "spectrum"),

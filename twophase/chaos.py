@@ -61,7 +61,7 @@ def follow(run: RunDir, data: Dataset, t0: int, draws: tuple[int, ...]) -> None:
                 pair = Pair(arm, t0, draw, start, twin, main, lane)
                 measure(run.config, data, pair, known, found[draw])
     for draw in missing:
-        run.save_json(run.twin(t0, draw), found[draw])
+        run.save_record(run.twin(t0, draw), found[draw])
     underway.done()
 
 
@@ -167,6 +167,6 @@ def _train(
 def collect(run: RunDir) -> None:
     """The tables from all twins."""
     clear(run, "chaos")
-    found = [run.load_json(path) for job in jobs(run.config) for path in files(run, *job)]
+    found = [run.load_record(path) for job in jobs(run.config) for path in files(run, *job)]
     for name, columns in TABLES.items():
         run.save_table(name, columns, [row for twin in found for row in twin[name]])

@@ -262,7 +262,8 @@ def _config(command: _Verb, what: str, nor: str) -> configs.Config:
     if not Path(what).is_file():
         raise UserError(f"{what!r} is no preset ({', '.join(PRESETS)}), no TOML file and {nor}")
     values = configs.read(Path(what))
-    values.pop("format", None)  # a run's own config.toml as the start of another
+    for key in ("format", "sha256"):  # a run's own config.toml as the start of another
+        values.pop(key, None)
     return configs.build(values, command.set)
 
 

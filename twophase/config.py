@@ -14,6 +14,8 @@ from pydantic import Field, ValidationError, model_validator
 from twophase.errors import UserError
 from twophase.sections import Arm, Chaos, Cone, Data, Kernels, Linear, Model, Section, Training
 
+LARGEST = 1 << 20  # bytes of a file with a config
+
 
 class Config(Section):
     """A whole run. `twophase run CONFIG.toml` takes exactly these keys."""
@@ -163,7 +165,7 @@ def parse(text: str) -> Any:
     """A TOML value; what is none is taken as a string."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return text
 
 
@@ -174,18 +176,24 @@ def _one_line(error: ValidationError) -> str:
         section = Config
         for part in first["loc"][:-1]:
             section = section.model_fields[part].annotation
-        return f"config: unknown key {key!r}; allowed here: {', '.join(section.model_fields)}"
+        return f"config: unknown key {key!r:.80}; allowed here: {', '.join(section.model_fields)}"
     message = first["msg"].removeprefix("Value error, ")
     if not key:
         return f"config: {message}"
-    return f"config: {key}={first['input']!r}: {message[0].lower()}{message[1:]}"
+    return f"config: {key:.80}={first['input']!r:.80}: {message[0].lower()}{message[1:]:.200}"
 
 
 def read(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UserError(f"config {path}: not readable as TOML ({error})") from None
+        size = path.stat().st_size
+        if size > LARGEST or not path.is_file():
+            raise ValueError(f"no file, or one of {size} bytes; expected at most {LARGEST}")
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+    except RecursionError:
+        reason = "nested too deep"
+    raise UserError(f"config {path}: not readable as TOML ({reason:.200})")
 
 
 def dump(config: Config) -> str:

@@ -63,7 +63,7 @@ def follow(run: RunDir, data: Dataset, variant: str, switch: int) -> None:
     options, last = config.linear, config.training.steps
     state = run.load_state(run.checkpoint(options.arm, switch))
     if variant == "regression":
-        run.save_json(
+        run.save_record(
             run.switched(variant, switch), regression.measure(config, data, state, switch)
         )
         return
@@ -94,7 +94,7 @@ def follow(run: RunDir, data: Dataset, variant: str, switch: int) -> None:
         row |= found if all(map(math.isfinite, found.values())) else {"diverged": True}
     except DivergedError:  # a linear model may diverge where the network does not: that is a result
         row["diverged"] = True
-    run.save_json(run.switched(variant, switch), row)
+    run.save_record(run.switched(variant, switch), row)
     underway.done()
 
 
@@ -103,7 +103,7 @@ def collect(run: RunDir) -> None:
     config = run.config
     clear(run, "linear")
     arm, last = config.linear.arm, config.training.steps
-    found = {job: run.load_json(run.switched(*job)) for job in jobs(config)}
+    found = {job: run.load_record(run.switched(*job)) for job in jobs(config)}
     rows = [row for (name, _), row in found.items() if name != "regression"]
     for row in run.load_table("train"):
         if row["arm"] == arm and int(row["step"]) == last:

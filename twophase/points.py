@@ -64,7 +64,7 @@ def load(run: RunDir, name: str, values: dict[str, Any]) -> Point:
     state, reason = "finished", ""
     missing = [f"{table}.csv" for table in NEEDED if not run.table(table).exists()]
     if run.diverged.exists():
-        state, reason = "diverged", run.load_json(run.diverged)["reason"]
+        state, reason = "diverged", run.load_record(run.diverged)["reason"]
     elif missing:
         state, reason = "unfinished", f"{', '.join(missing)} not there"
     return Point(name, values, run, state, reason, found, findings)

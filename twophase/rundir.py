@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import csv
 import errno
+import hashlib
 import io
 import json
 import os
 import socket
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 
 from twophase import config as configs
 from twophase.config import Config
 from twophase.errors import UserError
 
-FORMAT = 2  # of a run directory; raised when files of an earlier one cannot be gone on with
+FORMAT = 3  # of a run directory; raised when files of an earlier one cannot be gone on with
 
 
 def write_atomic(path: Path, content: bytes) -> None:
@@ -98,7 +100,9 @@ class RunDir:
                     "another --out, or remove it"
                 )
             return run
-        write_atomic(file, f"format = {FORMAT}\n{configs.dump(config)}".encode())
+        text = configs.dump(config)
+        head = f'format = {FORMAT}\nsha256 = "{sha256(text)}"\n'
+        write_atomic(file, f"{head}{text}".encode())
         return cls(path, config)
 
     @classmethod
@@ -106,15 +110,22 @@ class RunDir:
         file = path / "config.toml"
         if not file.exists():
             raise UserError(f"{path} is no run directory: it has no config.toml")
+        check_tree(path)
         values = configs.read(file)
-        found = values.pop("format", 1)
+        found, seal = values.pop("format", 1), values.pop("sha256", None)
         if found != FORMAT:
             raise UserError(
                 f"{path} is a run of format {found!r}, and this twophase goes on with format "
                 f"{FORMAT} only: use the version that made it (its commit: environment.json), or "
                 "start another run"
             )
-        return cls(path, configs.build(values))
+        run = cls(path, configs.build(values))
+        if seal != sha256(configs.dump(run.config)):
+            raise UserError(
+                f"{file} was changed after the run began, and what is there is of another config; "
+                "undo that, or start another run with a copy of it"
+            )
+        return run
 
     def checkpoint(self, arm: str, step: int) -> Path:
         return self.path / "checkpoints" / arm / f"step-{step:06d}.safetensors"
@@ -149,40 +160,123 @@ class RunDir:
         """Tensors, and beside them what else the next step depends on: the seed and the step."""
         tensors = {k: v.detach().contiguous().clone() for k, v in state.items()}
         about = {"arm": arm, "rate": self.config.rate(arm, step), "seed": self.config.seed}
+        about |= {"step": step}
+        about["sha256"] = _digest(path.name, about, tensors)
         # one entry: safetensors orders several as it likes, and equal states are equal files here
-        write_atomic(path, save(tensors, {"twophase": json.dumps({**about, "step": step})}))
+        write_atomic(path, save(tensors, {"twophase": json.dumps(about)}))
 
     def load_state(self, path: Path) -> dict[str, Tensor]:
-        try:
-            return load_file(path)
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"{path} is damaged ({error}); delete it and run again") from None
+        with reading(path):
+            with safe_open(path, "pt") as file:
+                about = json.loads((file.metadata() or {})["twophase"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            if about.pop("sha256") != _digest(path.name, about, tensors):
+                raise ValueError("its checksum is wrong")
+            if about["seed"] != self.config.seed:
+                raise ValueError(f"it is of a run with seed {about['seed']}")
+        return tensors
 
     def save_json(self, path: Path, value: Any) -> None:
+        """For people and other programs."""
         write_atomic(path, json.dumps(value, indent=1, allow_nan=False).encode())
 
-    def load_json(self, path: Path) -> Any:
-        try:
-            return json.loads(path.read_text())
-        except (OSError, ValueError) as error:
-            raise UserError(f"{path} is damaged ({error}); delete it and run again") from None
+    def load_json(self, path: Path) -> dict:
+        with reading(path):
+            found = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
+            if not isinstance(found, dict):
+                raise ValueError(f"it holds a {type(found).__name__}")
+        return found
+
+    def save_record(self, path: Path, value: Any) -> None:
+        """What later stages go on with: JSON with a checksum over it and the file's name."""
+        self.save_json(path, {"sha256": _record_digest(path, value), "value": value})
+
+    def load_record(self, path: Path) -> Any:
+        found = self.load_json(path)
+        with reading(path):
+            if found["sha256"] != _record_digest(path, found["value"]):
+                raise ValueError("its checksum is wrong")
+        return found["value"]
 
     def save_table(self, name: str, columns: tuple[str, ...], rows: Iterable[dict]) -> None:
+        """As CSV, and its checksum beside it, as sha256sum writes and reads it."""
         text = io.StringIO()
         writer = csv.DictWriter(text, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows({k: "" if v is None else v for k, v in row.items()} for row in rows)
+        # the checksum first: a table that exists has one
+        write_atomic(self._checksum(name), f"{sha256(text.getvalue())}  {name}.csv\n".encode())
         write_atomic(self.table(name), text.getvalue().encode())
 
     def load_table(self, name: str) -> list[dict[str, str]]:
-        with self.table(name).open(newline="") as file:
-            return list(csv.DictReader(file))
+        path = self.table(name)
+        with reading(path):
+            text = path.read_bytes().decode()
+            if self._checksum(name).read_text() != f"{sha256(text)}  {name}.csv\n":
+                raise ValueError(f"{self._checksum(name).name} says otherwise")
+        return list(csv.DictReader(io.StringIO(text, newline="")))
+
+    def _checksum(self, name: str) -> Path:
+        return self.table(name).with_suffix(".csv.sha256")
 
     def log(self, event: str, **values: Any) -> None:
         """One line in log.jsonl; a record for people, nothing is read back from it."""
         self.path.mkdir(parents=True, exist_ok=True)
         with (self.path / "log.jsonl").open("a") as file:
             file.write(json.dumps({"event": event, **values}) + "\n")
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Whatever a parser makes of a damaged file becomes one line that names it."""
+    try:
+        if not path.is_file():  # a pipe would block
+            raise ValueError("there is no such file")
+        yield
+    except (OSError, SafetensorError, ValueError, TypeError, LookupError, AttributeError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+    except (RecursionError, MemoryError) as error:
+        reason = type(error).__name__
+    else:
+        return
+    raise UserError(f"{path} is damaged ({reason:.200}); delete it and run again")
+
+
+def check_tree(path: Path) -> None:
+    """Raises UserError: something below is neither file nor folder, or a link that leads out."""
+    inside, todo = path.resolve(), [path]
+    while todo:
+        for entry in os.scandir(todo.pop()):
+            if entry.is_symlink() and not Path(entry.path).resolve().is_relative_to(inside):
+                raise UserError(
+                    f"{entry.path} is a link out of the run directory, through which other files "
+                    "would be read and written; put the files here, or link the whole directory"
+                )
+            if entry.is_dir(follow_symlinks=False):
+                todo.append(Path(entry.path))
+            elif not entry.is_file() and not entry.is_symlink():
+                raise UserError(f"{entry.path} is neither a file nor a folder; remove it")
+
+
+def _no_number(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")
+
+
+def sha256(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
+
+
+def _digest(name: str, about: dict, tensors: dict[str, Tensor]) -> str:
+    """Over the file's name, what is said about the state, and names, forms and bytes of it."""
+    digest = hashlib.sha256(f"{name} {json.dumps(about)}\n".encode())
+    for key, t in sorted(tensors.items()):
+        digest.update(f"{key} {t.dtype} {tuple(t.shape)}\n".encode())
+        digest.update(t.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _record_digest(path: Path, value: Any) -> str:
+    return sha256(f"{path.name} {json.dumps(value, allow_nan=False)}")
 
 
 def differences(old: dict, new: dict, prefix: str = "") -> list[str]:

@@ -144,7 +144,7 @@ class Study:
         pair = chaos.Pair(ARM, t0, draw, before, moved, main, lane)
         with _one_thread():
             chaos.measure(config, self.data, pair, {}, found)
-        run.save_json(run.twin(t0, draw), found)
+        run.save_record(run.twin(t0, draw), found)
 
     def report(self) -> Path:
         """report.html, from what has been computed."""

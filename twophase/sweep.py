@@ -14,7 +14,14 @@ from twophase.errors import DivergedError, UserError
 from twophase.grid import Grid
 from twophase.parallel import map_calls
 from twophase.points import Point, load
-from twophase.rundir import RunDir, differences, remove_stale, write_atomic
+from twophase.rundir import (
+    RunDir,
+    check_tree,
+    differences,
+    remove_stale,
+    sha256,
+    write_atomic,
+)
 from twophase.stages import STAGES, Bar, complete, do
 
 FILE = "sweep.toml"
@@ -54,13 +61,22 @@ class Sweep:
 
     @classmethod
     def open(cls, path: Path) -> Sweep:
+        check_tree(path)
         found = configs.read(path / FILE)
-        if found.keys() != {"grid", "base"}:
+        grid = found.get("grid")
+        lists = isinstance(grid, dict) and all(isinstance(v, list) and v for v in grid.values())
+        if found.keys() != {"sha256", "grid", "base"} or not grid or not lists:
             raise UserError(f"{path / FILE} is no record of a sweep; remove it and start again")
-        return cls(path, configs.build(found["base"]), found["grid"])
+        sweep = cls(path, configs.build(found["base"]), grid)
+        if sha256(sweep._text()) != found["sha256"]:
+            raise UserError(f"{path / FILE} was changed after the sweep began; undo that")
+        return sweep
 
     def dump(self) -> str:
         """The record as TOML: [grid], a list for each key, and [base], every key written out."""
+        return f'sha256 = "{sha256(self._text())}"\n\n{self._text()}'
+
+    def _text(self) -> str:
         lines = [f"{configs.toml(key)} = {configs.toml(v)}" for key, v in self.grid.items()]
         base = re.sub(r"^\[(\w+)\]$", r"[base.\1]", configs.dump(self.base), flags=re.MULTILINE)
         return "\n".join(["[grid]", *lines, "", "[base]", base])
@@ -112,6 +128,6 @@ def follow(run: RunDir, workers: int) -> None:
             remove_stale(run.path)
             do(run, "report", _Silent(), workers, set())
     except DivergedError as error:
-        run.save_json(run.diverged, {"reason": str(error)})
+        run.save_record(run.diverged, {"reason": str(error)})
     except (UserError, EntkError) as error:
         raise UserError(f"point {run.path.name}: {error}") from None

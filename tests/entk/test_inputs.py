@@ -63,7 +63,7 @@ REFUSED = {
     "backend_unavailable": (mlp(), X, {"backend": "triton"}, entk.BackendUnavailableError, "backend='triton' cannot serve: "),
     "memory_text": (mlp(), X, {"memory": "much"}, entk.InputError, "memory='much'"),
     "memory_small": (mlp(), X, {"memory": 100}, entk.InputError, "too small: tiles of 1 samples need about"),
-    "nan": (broken(mlp()), X, {}, entk.InputError, "not finite for 3 of 3 samples"),
+    "nan": (broken(mlp()), X, {}, entk.InputError, "parameter '0.weight' has NaN or infinity in 1 of 20 entries"),
     "branches": (BRANCHES, torch.cat([X, 200 + X]), {}, entk.UnsupportedModelError, "depend on what else is in its batch"),
     "input_overwritten": (OVERWRITE, X, {}, entk.UnsupportedModelError, "overwrites the input of linear"),
 }  # fmt: skip

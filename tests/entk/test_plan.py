@@ -8,8 +8,9 @@ from torch import nn
 
 import entk
 from entk import rates
+from entk.inputs import parse_bytes
 from entk.ops import native
-from entk.plan import Plan, parse_bytes
+from entk.plan import Plan
 from tests.cases import CASES, fn, of, raw
 
 

@@ -20,14 +20,14 @@ def test_a_byte_lost_on_the_way_to_the_file_is_noticed(tmp_path, monkeypatch, na
     model, x, _, plan = request()
     path, real = tmp_path / "k.h5", h5py.File
 
-    def damaged(file, mode="r"):
+    def damaged(file, mode="r", **options):
         if mode == "r" and file.name == ".k.h5.tmp":
             with real(file) as whole:
                 place = whole[name].id.get_chunk_info(0).byte_offset
             content = bytearray(file.read_bytes())
             content[place] ^= 1
             file.write_bytes(content)
-        return real(file, mode)
+        return real(file, mode, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(entk.shards.h5py, "File", damaged)

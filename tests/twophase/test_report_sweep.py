@@ -27,7 +27,7 @@ def page(tmp_path_factory):
     stopped = RunDir.open(make(folder, 0.1, 3))
     stopped.table("linear").unlink()
     lost = RunDir.open(make(folder, 0.3, 3))
-    lost.save_json(lost.diverged, {"reason": f"the loss is nan {EVIL}"})
+    lost.save_record(lost.diverged, {"reason": f"the loss is nan {EVIL}"})
     (paths[0] / "report.html").write_text("its own")
     report_sweep.of_runs([*paths, stopped.path, lost.path], folder / "out")
     return folder / "out"

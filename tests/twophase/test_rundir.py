@@ -52,6 +52,7 @@ def test_state_keeps_every_bit_and_says_where_it_stands(run):
     header = path.read_bytes()
     length = int.from_bytes(header[:8], "little")
     about = json.loads(json.loads(header[8 : 8 + length])["__metadata__"]["twophase"])
+    assert len(about.pop("sha256")) == 64
     assert about == {
         "arm": "schedule",
         "rate": run.config.rate("schedule", 14),
@@ -62,7 +63,7 @@ def test_state_keeps_every_bit_and_says_where_it_stands(run):
 
 def test_equal_states_are_equal_files(run):
     state = {f"model.{i}": torch.ones(3) * i for i in range(9)}
-    paths = [run.path / name for name in ("a.safetensors", "b.safetensors")]
+    paths = [run.path / name / "step-000003.safetensors" for name in ("a", "b")]
     for path in paths:
         run.save_state(path, state, arm="constant", step=3)
     assert paths[0].read_bytes() == paths[1].read_bytes()

@@ -64,6 +64,7 @@ TOPICS: dict[str, tuple[str, str, tuple[str, ...]]] = {
             *("EntkError", "InputError", "ModelStateError", "UnsupportedModelError"),
             *("BackendUnavailableError", "KernelFileError", "ResumeError"),
             "UndefinedDistanceError",
+            "DistributedError",
         ),
     ),
 }

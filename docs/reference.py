@@ -63,7 +63,7 @@ TOPICS: dict[str, tuple[str, str, tuple[str, ...]]] = {
         (
             *("EntkError", "InputError", "ModelStateError", "UnsupportedModelError"),
             *("BackendUnavailableError", "KernelFileError", "ResumeError"),
-            *("LockedError", "UndefinedDistanceError"),
+            *("LockedError", "UndefinedDistanceError", "DistributedError"),
         ),
     ),
 }

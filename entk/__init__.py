@@ -6,6 +6,7 @@ from entk.distance import kernel_distance, kernel_distance_matrix
 from entk.dynamics import LinearisedPredictions, linearised_predictions
 from entk.errors import (
     BackendUnavailableError,
+    DistributedError,
     EntkError,
     InputError,
     KernelFileError,
@@ -30,6 +31,7 @@ from entk.write import write_ntk
 
 __all__ = [
     "BackendUnavailableError",
+    "DistributedError",
     "EntkError",
     "InputError",
     "KernelFile",

@@ -44,6 +44,7 @@ class Engine:
     plan: Plan
     by_layer: bool = False
     part: slice | None = None  # of the outputs; None: all
+    tick: Callable[[], None] = lambda: None  # called before each pass through the model
 
     @cached_property
     def found(self) -> Survey:
@@ -77,10 +78,11 @@ class Engine:
         """Of all samples, which go through the model a batch at a time."""
         options = (self.target.model, self.target.found)
         step = self.plan.batch or len(x)
-        made = [
-            capture_block(*options, x[start : start + step], self.plan, self._group, self.part)
-            for start in range(0, len(x), step)
-        ]
+        made = []
+        for start in range(0, len(x), step):
+            self.tick()
+            batch = x[start : start + step]
+            made.append(capture_block(*options, batch, self.plan, self._group, self.part))
         if len(made) == 1:
             return made[0]
         return {name: join([each.pop(name) for each in made]) for name in list(made[0])}

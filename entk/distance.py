@@ -7,6 +7,7 @@ from dataclasses import replace
 from itertools import combinations
 
 import torch
+import torch.distributed as dist
 from jaxtyping import Float64
 from torch import Tensor, nn
 
@@ -15,9 +16,10 @@ from entk.errors import InputError
 from entk.inputs import parse_bytes
 from entk.ops import products
 from entk.ops.gram_dot import gram_dot
+from entk.peers import Alone, peers_of
 from entk.request import make_plan, prepare
 from entk.sketch import check_sketch, probe_kinds
-from entk.source import Kernel, Source, check_norm, side_by_side
+from entk.source import Kernel, Source, check_norm, shared_indices, side_by_side
 from entk.store import BAND
 from entk.tiling import available_memory
 
@@ -76,13 +78,17 @@ def kernel_distance(
     return distance if distance > ROUNDING else 0.0
 
 
-def kernel_distance_matrix(kernels: Sequence[Kernel]) -> Float64[Tensor, "S S"]:
+def kernel_distance_matrix(
+    kernels: Sequence[Kernel], *, group: dist.ProcessGroup | str | None = None
+) -> Float64[Tensor, "S S"]:
     """S[i,j] = kernel_distance(kernels[i], kernels[j]), [S, S] float64, exactly symmetric.
 
     Kernels are read band by band, each once, and a second time if some pair is closer than 1e-4.
+    With a `group` of torch.distributed ("world": all processes) each rank makes the same call and
+    reads its part of the bands; all get the same bits as one process would.
 
-    Raises InputError for an empty list or shapes that differ, and as `kernel_distance`. Source: as
-    there.
+    Raises InputError for an empty list or shapes that differ, DistributedError if a rank is lost,
+    and as `kernel_distance`. Source: as there.
 
     >>> import torch, entk
     >>> one, other = torch.eye(2), torch.tensor([[0.0, 1.0], [1.0, 0.0]])
@@ -91,48 +97,66 @@ def kernel_distance_matrix(kernels: Sequence[Kernel]) -> Float64[Tensor, "S S"]:
             [0., 0., 1.],
             [1., 1., 0.]], dtype=torch.float64)
     """
-    if not isinstance(kernels, Iterable) or isinstance(kernels, str):
-        raise InputError(f"kernels is {type(kernels).__name__}, expected a list of kernels")
-    sources = [Source(k, f"number {i}'s") for i, k in enumerate(kernels)]
-    if not sources:
-        raise InputError("kernels is empty, expected at least one kernel")
-    for other in sources[1:]:
-        sources[0].check_like(other)
-    return distances_of(lambda: _stacked(sources), [s.label for s in sources])
+    with peers_of(group) as peers:
+        if not isinstance(kernels, Iterable) or isinstance(kernels, str):
+            raise InputError(f"kernels is {type(kernels).__name__}, expected a list of kernels")
+        sources = [Source(k, f"number {i}'s") for i, k in enumerate(kernels)]
+        if not sources:
+            raise InputError("kernels is empty, expected at least one kernel")
+        for other in sources[1:]:
+            sources[0].check_like(other)
+        peers.agree({f"kernel {i}": s.told for i, s in enumerate(sources)} | {"": len(sources)})
+        return distances_of(lambda: _stacked(sources, peers), [s.label for s in sources], peers)
 
 
 def distances_of(
-    bands: Callable[[], Iterator[tuple[int, Tensor]]], labels: Sequence[str]
+    parts: Callable[[], Iterator[tuple[int, int, Iterable[Tensor]]]],
+    labels: Sequence[str],
+    peers: Alone,
 ) -> Tensor:
-    """[S, S] from parts of all kernels side by side: (how often a part counts, [S, entries]).
+    """[S, S] from parts of all kernels side by side, on each process some of the parts.
 
-    They are gone over once, and a second time if some pair is close.
+    A part is (its number, how often it counts, its entries [S, ...] in pieces). They are gone over
+    once, and a second time if some pair is close. Each part has a sum, and those are added in
+    order of their numbers, whoever has made them.
     """
-    gram = sum(weight * (band @ band.mT) for weight, band in bands())
+    gram = peers.total((n, weight * sum(b @ b.mT for b in bands)) for n, weight, bands in parts())
     norms = [check_norm(gram[i, i].item(), label) for i, label in enumerate(labels)]
     scale = torch.tensor(norms, dtype=torch.float64)
     distances = 1 - gram / scale / scale[:, None]
     close = [p for p in combinations(range(len(labels)), 2) if distances[p] < SMALL]
-    chords = torch.zeros(len(close), dtype=torch.float64)
-    for weight, band in bands() if close else ():
-        band /= scale[:, None]
-        chords += weight * torch.stack([(band[i] - band[j]).square().sum() for i, j in close])
-    for (i, j), chord in zip(close, chords.tolist(), strict=True):
-        distances[i, j] = chord / 2 if chord / 2 > ROUNDING else 0.0
+    if close:
+        chords = peers.total(
+            (n, weight * sum(_squares(band / scale[:, None], close) for band in bands))
+            for n, weight, bands in parts()
+        )
+        for (i, j), chord in zip(close, chords.tolist(), strict=True):
+            distances[i, j] = chord / 2 if chord / 2 > ROUNDING else 0.0
     return distances.triu(1) + distances.triu(1).mT
 
 
-def _stacked(sources: list[Source]) -> Iterator[tuple[int, Tensor]]:
-    """Pieces of all kernels side by side, [S, entries] in float64."""
-    size = max(1, PIECE // len(sources))
-    piece = torch.empty(len(sources), size, dtype=torch.float64)
-    for _, blocks in side_by_side(sources, BAND):
-        flat = [block.flatten().cpu() for block in blocks]
-        for start in range(0, len(flat[0]), size):
-            count = min(size, len(flat[0]) - start)
-            for row, whole in zip(piece, flat, strict=True):
-                row[:count] = whole[start : start + count]
-            yield 1, piece[:, :count]
+def _squares(band: Tensor, pairs: list[tuple[int, int]]) -> Tensor:
+    return torch.stack([(band[i] - band[j]).square().sum() for i, j in pairs])
+
+
+def _stacked(sources: list[Source], peers: Alone) -> Iterator[tuple[int, int, Iterator[Tensor]]]:
+    """This process's bands of all kernels."""
+    indices = list(shared_indices(sources, BAND))
+    for number, index in enumerate(indices):
+        if number * peers.size // len(indices) == peers.rank:
+            yield number, 1, _pieces([s.block(index) for s in sources])
+
+
+def _pieces(blocks: list[Tensor]) -> Iterator[Tensor]:
+    """Of all kernels side by side, [S, entries] in float64, in one piece of memory."""
+    size = max(1, PIECE // len(blocks))
+    flat = [block.flatten().cpu() for block in blocks]
+    piece = torch.empty(len(flat), min(size, len(flat[0])), dtype=torch.float64)
+    for start in range(0, len(flat[0]), size):
+        count = min(size, len(flat[0]) - start)
+        for row, whole in zip(piece, flat, strict=True):
+            row[:count] = whole[start : start + count]
+        yield piece[:, :count]
 
 
 def _chords(sources: list[Source], norms: tuple[float, float]) -> float:

@@ -33,5 +33,9 @@ class KernelFileError(EntkError, OSError):
     """The file is no kernel of entk's or is damaged, or the disk refuses: write it again."""
 
 
+class DistributedError(EntkError, RuntimeError):
+    """A process of the group failed, died or fell silent: start them again; shards are kept."""
+
+
 class UndefinedDistanceError(EntkError, ValueError):
     """A kernel that is zero, NaN or infinite has no direction: look at the one named."""

@@ -12,6 +12,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from uuid import uuid4
 
 import h5py
 import numpy as np
@@ -60,6 +61,7 @@ class Shards:
     writer: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "entk-shards"))
     writing: Future | None = None
     belongs: str = ""  # of a shard that may be gone on with
+    mark: str = field(default_factory=lambda: uuid4().hex[:8])  # names of shards are this writer's
 
     @property
     def folder(self) -> Path:
@@ -118,6 +120,16 @@ class Shards:
                 self.done |= dict.fromkeys(readable_tiles(shard, plan, self.belongs), shard)
         self.since = time.monotonic()
 
+    def join(self, done: dict[tuple[int, int], Path]) -> None:
+        """Work beside the process that has begun it."""
+        if self.begun() is None:
+            raise KernelFileError(
+                f"{self.folder}, which rank 0 made, is not there on another rank; pass a path that "
+                "all ranks share"
+            )
+        self.done = done
+        self.since = time.monotonic()
+
     def _check(self, other: dict, where: str) -> None:
         differs = [key for key in self.request if other.get(key) != self.request[key]]
         if differs:
@@ -165,7 +177,7 @@ class Shards:
         if copied is not None:
             copied.synchronize()
         first = min(tiles)
-        shard = self.folder / f"shard-{first[0]:06d}-{first[1]:06d}.h5"
+        shard = self.folder / f"shard-{first[0]:06d}-{first[1]:06d}-{self.mark}.h5"
         temporary = shard.with_suffix(".h5.tmp")
         with _disk(self.folder):
             with h5py.File(temporary, "w", libver=LIBRARY) as file:

@@ -67,6 +67,12 @@ class Source:
     def chunks(self) -> tuple[int, ...] | None:
         return self.kernel.chunks if isinstance(self.kernel, KernelFile) else None
 
+    @property
+    def told(self) -> tuple:
+        """What tells it from another: of a file the request that it answers."""
+        request = self.kernel.provenance["request"] if isinstance(self.kernel, KernelFile) else {}
+        return (self.form, str(self.dtype), request)
+
     def block(self, index: Index) -> Tensor:
         """A part of the kernel as a matrix."""
         return self.kernel[index].flatten(0, -2)
@@ -139,11 +145,13 @@ def check_norm(square: float, label: str) -> float:
 
 
 def side_by_side(sources: list[Source], entries: int) -> Iterator[tuple[Index, list[Tensor]]]:
-    """The same block of every kernel, in chunks of the first that lies in a file.
+    """The same block of every kernel."""
+    for index in shared_indices(sources, entries):
+        yield index, [s.block(index) for s in sources]
 
-    Blocks have about `entries` numbers, all kernels together.
-    """
+
+def shared_indices(sources: list[Source], entries: int) -> Iterator[Index]:
+    """Of blocks with about `entries` numbers, all kernels together, in chunks of the first file."""
     shape = sources[0].shape
     chunks = next((s.chunks for s in sources if s.chunks), (1, shape[-1]))
-    for index in block_indices(shape, chunks, entries // len(sources)):
-        yield index, [s.block(index) for s in sources]
+    return block_indices(shape, chunks, entries // len(sources))

@@ -5,18 +5,25 @@ from __future__ import annotations
 import copy
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from os import PathLike
+from typing import IO
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from jaxtyping import Float64
 from torch import Tensor, nn
 
 from entk.assemble import WHOLE, Engine
 from entk.distance import PIECE, distances_of
+from entk.distribute import assign
 from entk.errors import InputError
+from entk.identity import identity, machine, sha256, state_of
 from entk.inputs import as_path
 from entk.models import Functional, Params, as_module
+from entk.peers import Alone, peers_of
+from entk.plan import Plan
 from entk.progress import Progress
 from entk.rates import Rates
 from entk.request import make_plan, prepare
@@ -43,6 +50,7 @@ def trajectory_distances(
     seed: int = 0,
     scratch: str | PathLike | None = None,
     progress: bool | Callable[[int, int], None] = False,
+    group: dist.ProcessGroup | str | None = None,
 ) -> Float64[Tensor, "S S"]:
     """S[s,t] = kernel_distance of the kernels in states s and t, [S, S] float64, on the CPU.
 
@@ -52,11 +60,14 @@ def trajectory_distances(
     folder `scratch` (the system's, if None), about S (N O)^2 / 2 numbers for kernels of x; it is
     read in bands. Other arguments as for `ntk`.
 
+    With a `group` of torch.distributed ("world": all processes) each rank makes the same call and
+    does its part of the tiles of every state; all get the same bits as one process would.
+
     To keep the kernels, use `write_ntk` and `kernel_distance_matrix`: the same distances.
 
     Raises:
         InputError: a state does not fit the model. UndefinedDistanceError: a kernel is zero or not
-            finite. And what `ntk` raises.
+            finite. DistributedError: a rank failed, died or fell silent. And what `ntk` raises.
 
     Source: that of `kernel_distance`.
 
@@ -66,38 +77,67 @@ def trajectory_distances(
     >>> entk.trajectory_distances(model, states, torch.randn(4, 3)).abs().max().item()
     0.0
     """
-    listed = hasattr(states, "__len__") and hasattr(states, "__getitem__")  # may load when asked
-    if not listed or isinstance(states, (Mapping, str)):
-        raise InputError(f"states is {type(states).__name__}, expected a list of state dicts")
-    if len(states) == 0:
-        raise InputError("states is empty, expected at least one state dict")
-    if scratch is not None and not as_path(scratch).is_dir():
-        raise InputError(f"the folder scratch={str(scratch)!r} does not exist; create it first")
-    if not isinstance(model, nn.Module):
-        model, params = as_module(model, params, None)
-    model = copy.deepcopy(model)
-    _load(model, states[0], 0)
-    target = prepare(model, x, z, outputs, params, select, strict)
-    options = {"memory": memory, "block": block, "backend": backend, "precision": precision}
-    options |= {"rates": rates, "streamed": True, "sketch": check_sketch(sketch, seed)}
-    plan = make_plan(target, **options)
-    engine = Engine(target, plan)
-    with (
-        tempfile.TemporaryFile(dir=scratch) as file,
-        Progress(progress, len(states), "states") as bar,
-    ):
-        for s in range(len(states)):
-            if s > 0:
-                _load(model, states[s], s)
-            parts = []  # (how often a tile counts, its entries), in the order of the file
-            for i, j, tile in engine.tiles(plan.tiles()):
-                tile[WHOLE].cpu().numpy().tofile(file)
-                parts.append((plan.weight(i, j), tile[WHOLE].numel()))
-            bar.advance()
-        file.flush()
-        kernels = np.memmap(file, plan.dtype, "r").reshape(len(states), -1)
-        labels = [f"state {s}'s" for s in range(len(states))]
-        return distances_of(lambda: _bands(kernels, parts), labels)
+    with peers_of(group) as peers:
+        listed = hasattr(states, "__len__") and hasattr(
+            states, "__getitem__"
+        )  # may load when asked
+        if not listed or isinstance(states, (Mapping, str)):
+            raise InputError(f"states is {type(states).__name__}, expected a list of state dicts")
+        if len(states) == 0:
+            raise InputError("states is empty, expected at least one state dict")
+        if scratch is not None and not as_path(scratch).is_dir():
+            raise InputError(f"the folder scratch={str(scratch)!r} does not exist; create it first")
+        if not isinstance(model, nn.Module):
+            model, params = as_module(model, params, None)
+        model = copy.deepcopy(model)
+        _load(model, states[0], 0)
+        target = prepare(model, x, z, outputs, params, select, strict)
+        like, projections = target.like, check_sketch(sketch, seed)
+        request = identity(target, select, False, str(precision), projections)
+        peers.agree(request | machine(like) | {"number of states": len(states)})
+        memory = peers.memory(like.device) if memory is None else memory
+        options = {"memory": memory, "block": block, "backend": backend, "precision": precision}
+        options |= {"rates": rates, "streamed": True, "sketch": projections}
+        plan = peers.broadcast(make_plan(target, **options) if peers.rank == 0 else None)
+        engine = Engine(target, replace(plan, device=str(like.device)), tick=peers.check)
+        with (
+            tempfile.TemporaryFile(dir=scratch) as file,
+            Progress(progress, len(states), "states") as bar,
+        ):
+            parts = _compute(engine, states, file, peers, bar)
+            kernels = _mapped(file, plan.dtype, len(states))
+            labels = [f"state {s}'s" for s in range(len(states))]
+            return distances_of(lambda: _bands(kernels, plan, parts), labels, peers)
+
+
+def _compute(
+    engine: Engine, states: Sequence, file: IO[bytes], peers: Alone, bar: Progress
+) -> dict[tuple[int, int], slice]:
+    """This process's tiles of all states into the file; where in each state's part they lie."""
+    plan, digests = engine.plan, {}
+    mine = assign(plan, peers.size)[peers.rank]
+    for s in range(len(states)):
+        if s > 0:
+            _load(engine.target.model, states[s], s)
+        if peers.size > 1:
+            digests[f"state {s}"] = sha256(state_of(engine.target.model))
+        parts, end = {}, 0
+        for i, j, tile in engine.tiles(mine):
+            tile[WHOLE].cpu().numpy().tofile(file)
+            start, end = end, end + tile[WHOLE].numel()
+            parts[i, j] = slice(start, end)
+            peers.check()
+        bar.advance()
+    file.flush()
+    peers.agree(digests)
+    return parts
+
+
+def _mapped(file: IO[bytes], dtype: str, states: int) -> np.ndarray:
+    """[states, entries]; none where there are more processes than tiles."""
+    if file.tell() == 0:
+        return np.empty((states, 0), dtype)
+    return np.memmap(file, dtype, "r").reshape(states, -1)
 
 
 def _load(model: nn.Module, state: Mapping[str, Tensor], s: int) -> None:
@@ -107,11 +147,14 @@ def _load(model: nn.Module, state: Mapping[str, Tensor], s: int) -> None:
         raise InputError(f"state {s} does not fit the model: {error}") from error
 
 
-def _bands(kernels: np.ndarray, parts: list[tuple[int, int]]) -> Iterator[tuple[int, Tensor]]:
-    """(weight, the same entries of all kernels [S, entries] in float64)."""
-    step, start = max(1, PIECE // len(kernels)), 0
-    for weight, size in parts:
-        for at in range(start, start + size, step):
-            band = kernels[:, at : min(at + step, start + size)]
-            yield weight, torch.from_numpy(band.astype(np.float64))
-        start += size
+def _bands(
+    kernels: np.ndarray, plan: Plan, parts: dict[tuple[int, int], slice]
+) -> Iterator[tuple[int, int, Iterator[Tensor]]]:
+    """(number, weight, the same entries of all kernels [S, entries] in float64) of each tile."""
+    step = max(1, PIECE // len(kernels))
+    for number, (i, j) in enumerate(plan.tiles()):
+        if (i, j) in parts:
+            whole = kernels[:, parts[i, j]]
+            pieces = (whole[:, at : at + step] for at in range(0, whole.shape[1], step))
+            bands = (torch.from_numpy(piece.astype(np.float64)) for piece in pieces)
+            yield number, plan.weight(i, j), bands

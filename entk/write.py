@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
 from os import PathLike
 
-import torch
-from torch import Tensor, nn
+import torch.distributed as dist
+from torch import nn
 
 from entk.assemble import Engine
+from entk.distribute import assign
 from entk.errors import InputError, ResumeError
+from entk.identity import identity, machine
 from entk.inputs import as_path, check_flags
 from entk.kernel import copies
 from entk.lock import exclusive
-from entk.models import Params, describe, inner
+from entk.models import Params
 from entk.ops import choose_backend
+from entk.peers import Alone, peers_of
 from entk.plan import Plan
 from entk.precision import check_precision
 from entk.progress import Progress
 from entk.rates import Rates
 from entk.request import Target, check_plan, make_plan, prepare
-from entk.samples import Input, Select, named_tensors
+from entk.samples import Input, Select
 from entk.shards import Shards
-from entk.sketch import Sketch, check_sketch
+from entk.sketch import check_sketch
 from entk.store import KernelFile
 
 
@@ -47,6 +51,7 @@ def write_ntk(
     seed: int = 0,
     progress: bool | Callable[[int, int], None] = False,
     resume: bool = True,
+    group: dist.ProcessGroup | str | None = None,
 ) -> KernelFile:
     """Compute the kernel of `ntk` into the HDF5 file `path` and open it.
 
@@ -57,11 +62,18 @@ def write_ntk(
     `memory` need not hold the kernel. Other arguments as for `ntk`; layout as in `KernelFile`,
     whose `sketch_error` is the measured error of a sketch.
 
+    With a `group` of torch.distributed ("world": all processes) each of its ranks makes the same
+    call, all into one shared folder, computes its part of the tiles (`entk.distribute`) into shards
+    of its own, and rank 0 joins them: the same file, bit for bit, for any number of ranks, also if
+    an earlier call had another number. `memory` is then that of each process; None shares out what
+    a host has free.
+
     Raises:
         ResumeError: `path` holds or began another request (other model, data or options).
             `resume=False` starts over and replaces it.
         LockedError: another process is at it.
         KernelFileError: the disk refused; finished shards are kept. And what `ntk` raises.
+        DistributedError: a rank failed, died or fell silent; finished shards are kept.
 
     >>> import tempfile, torch, entk
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -69,52 +81,63 @@ def write_ntk(
     ...         file.shape
     (8, 8)
     """
-    path = as_path(path)
-    check_flags(by_layer=by_layer, resume=resume)
-    if not path.parent.is_dir():
-        raise InputError(f"the folder {path.parent} does not exist; create it first")
-    target = prepare(model, x, z, outputs, params, select, strict)
-    projections = check_sketch(sketch, seed)
-    if plan is not None:
-        check_plan(plan, target, precision, backend, memory, projections)
-        precision, projections = plan.precision, plan.sketch
-    else:
-        like = target.like
-        precision = check_precision(
-            precision, choose_backend(backend, like.device, like.dtype), like.dtype
-        )
-    request = _request(target, select, by_layer, precision, projections)
-    store = Shards(path, request)
-    if resume and store.finished():
+    with peers_of(group) as peers, ExitStack() as stack:
+        path = as_path(path)
+        check_flags(by_layer=by_layer, resume=resume)
+        if not path.parent.is_dir():
+            raise InputError(f"the folder {path.parent} does not exist; create it first")
+        target = prepare(model, x, z, outputs, params, select, strict)
+        like, projections = target.like, check_sketch(sketch, seed)
+        if plan is not None:
+            check_plan(plan, target, precision, backend, memory, projections)
+            precision, projections = plan.precision, plan.sketch
+        else:
+            chosen = choose_backend(backend, like.device, like.dtype)
+            precision = check_precision(precision, chosen, like.dtype)
+        request = identity(target, select, by_layer, precision, projections)
+        brought = plan and replace(plan, device=like.device.type).to_json()
+        peers.agree(request | machine(like) | {"resume": resume, "plan": brought})
+        if memory is None and plan is None:
+            memory = peers.memory(like.device)
+        options = {"memory": memory, "backend": backend, "precision": precision, "rates": rates}
+        options |= {"copies": copies(target, by_layer), "streamed": True, "sketch": projections}
+        store = Shards(path, request)
+        if peers.rank == 0 and not (resume and store.finished()):
+            stack.enter_context(exclusive(store.folder))
+            plan = _begin(store, resume, plan, target, options)
+        elif peers.rank == 0:
+            plan = None
+        plan, done = peers.broadcast((plan, store.done))
+        if plan is not None:
+            plan = replace(plan, device=str(like.device))
+            engine = Engine(target, plan, by_layer, tick=peers.check)
+            _work(store, engine, done, peers, progress)
+            peers.broadcast("joined")
         return KernelFile(path)
-    with exclusive(store.folder):
-        if not resume:
-            store.clear()
-        elif store.finished():
-            return KernelFile(path)
+
+
+def _begin(
+    store: Shards, resume: bool, plan: Plan | None, target: Target, options: dict
+) -> Plan | None:
+    """The plan to go on with, and in `store` what is done by it; None: the file is there."""
+    backend = options["backend"]
+    if not resume:
+        store.clear()
+    elif store.finished():
+        return None
+    if plan is None:
+        plan = store.begun()
         if plan is None:
-            options = {"memory": memory, "backend": backend, "precision": precision, "rates": rates}
-            options |= {"copies": copies(target, by_layer), "streamed": True, "sketch": projections}
-            plan = store.begun()
-            if plan is None:
-                plan = make_plan(target, **options)
-            else:
-                _check_begun(plan, target, store)
-            if backend not in ("auto", plan.backend):
-                raise ResumeError(
-                    f"{store.folder} began with backend={plan.backend!r}, not {backend!r}; leave "
-                    "backend= out to go on, or pass resume=False to start over"
-                )
-        store.begin(plan)
-        engine = Engine(target, plan, by_layer)
-        missing = [tile for tile in plan.tiles() if tile not in store.done]
-        with store, Progress(progress, len(list(plan.tiles())), "write_ntk") as bar:
-            bar.advance(len(store.done))
-            for i, j, tile in engine.tiles(missing, pause=store.flush):
-                store.add(i, j, tile)
-                bar.advance()
-        store.finish(plan, engine.groups)
-    return KernelFile(path)
+            plan = make_plan(target, **options)
+        else:
+            _check_begun(plan, target, store)
+        if backend not in ("auto", plan.backend):
+            raise ResumeError(
+                f"{store.folder} began with backend={plan.backend!r}, not {backend!r}; leave "
+                "backend= out to go on, or pass resume=False to start over"
+            )
+    store.begin(plan)
+    return plan
 
 
 def _check_begun(plan: Plan, target: Target, store: Shards) -> None:
@@ -128,44 +151,22 @@ def _check_begun(plan: Plan, target: Target, store: Shards) -> None:
         ) from error
 
 
-def _request(
-    target: Target,
-    select: Select | None,
-    by_layer: bool,
-    precision: str,
-    sketch: Sketch | None,
-) -> dict:
-    """What identifies a kernel: the same request gives the same numbers."""
-    model, x, z = target.model, target.x, target.z
-    state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    request = {
-        "model": _name(inner(model)),
-        "state_sha256": _sha256(state),
-        "x_sha256": _sha256(named_tensors(x, "x")),
-        "z_sha256": None if z is None else _sha256(named_tensors(z, "z")),
-        "parameters": list(target.names),
-        "outputs": target.outputs,
-        "by_layer": by_layer,
-        "precision": precision,
-        "sketch": None if sketch is None else sketch.size,
-        "seed": None if sketch is None else sketch.seed,
-    }
-    if select is not None:
-        request["select"] = describe(select)
-    others = [() if t is None or isinstance(t, Tensor) else t.others for t in (x, z)]
-    if any(others):
-        request["arguments"] = repr(others)
-    return request
-
-
-def _name(model: nn.Module | Callable) -> str:
-    return (type(model) if isinstance(model, nn.Module) else model).__qualname__
-
-
-def _sha256(tensors: dict[str, Tensor]) -> str:
-    """Over names, dtypes, shapes and bytes."""
-    digest = hashlib.sha256()
-    for name, t in sorted(tensors.items()):
-        digest.update(f"{name} {t.dtype} {tuple(t.shape)}".encode())
-        digest.update(t.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
+def _work(
+    store: Shards, engine: Engine, done: dict, peers: Alone, progress: bool | Callable
+) -> None:
+    """This process's share of the tiles; rank 0 joins them all."""
+    if peers.rank != 0:
+        store.join(done)
+        progress = False if progress is True else progress
+    missing = assign(engine.plan, peers.size, done)[peers.rank]
+    with store, Progress(progress, len(done) + len(missing), "write_ntk") as bar:
+        bar.advance(len(done))
+        for i, j, tile in engine.tiles(missing, pause=store.flush):
+            store.add(i, j, tile)
+            bar.advance()
+            peers.check()
+    every = peers.gather({tile: store.done[tile].name for tile in missing})
+    if every is not None:
+        for own in every:
+            store.done |= {tile: store.folder / name for tile, name in own.items()}
+        store.finish(engine.plan, engine.groups)

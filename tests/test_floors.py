@@ -26,11 +26,12 @@ FLOORS = (
     ("sketch",),
     ("plan",),
     ("features", "shard", "store", "tiling"),
-    ("operator", "request", "source"),
-    ("assemble",),
+    ("distribute", "operator", "peers", "request", "source"),
+    ("assemble", "identity"),
     ("distance", "kernel", "regression", "shards", "similarity", "spectrum"),
     ("density", "dynamics", "trajectory", "write"),
-    ("__init__",),
+    ("__init__", "cli"),
+    ("__main__",),
 )
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 # the extension is touched by one file, and found by all others through entk.backends()

@@ -1,0 +1,5 @@
+"""`python -m entk`."""
+
+from entk.cli import main
+
+main()

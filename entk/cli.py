@@ -1,0 +1,238 @@
+"""The command line: `entk write`, `plan`, `distance` and `show`; `write` also under torchrun."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import importlib
+import importlib.util
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import tyro
+from torch import Tensor, nn
+
+from entk.distance import kernel_distance_matrix
+from entk.errors import EntkError, InputError
+from entk.kernel import plan_ntk
+from entk.spectrum import spectrum
+from entk.store import KernelFile, open_kernel
+from entk.write import write_ntk
+
+# no permission, no space, a file where a directory should be: the user's to put right
+DISK = (errno.EACCES, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.ENOENT)
+HEAD = 5  # eigenvalues that are shown
+
+Function = Annotated[
+    str, tyro.conf.Positional, tyro.conf.arg(metavar="FILE.py:FUNCTION|MODULE:FUNCTION")
+]
+Out = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT.h5")]
+Files = Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="A.h5 B.h5")]
+Flag = tyro.conf.FlagCreatePairsOff
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Options:
+    outputs: str = "all"
+    """all, diagonal, trace or sum."""
+    by_layer: Flag[bool] = False
+    """A kernel of each layer beside that of all."""
+    memory: str | None = None
+    """Budget of each process, as 2GB; half of what is free if left out."""
+    precision: str | None = None
+    """Of float32 products: ieee, or with --backend triton tf32, bf16x3, tf32x3 or bf16x6."""
+    backend: str = "auto"
+    """auto, torch, native or triton."""
+    sketch: int | None = None
+    """Random projections of an estimate; exact if left out."""
+    seed: int = 0
+    """Of the projections."""
+    strict: Flag[bool] = False
+    """Refuse parameters that no rule serves."""
+
+    def chosen(self) -> dict:
+        return {f.name: getattr(self, f.name) for f in fields(_Options)}
+
+
+@dataclass(frozen=True)
+class Write(_Options):
+    """Compute a kernel into a file; what an interrupted call has done is not computed again."""
+
+    out: Out
+    """The file."""
+    function: Function
+    """Without arguments; gives (model, x), (model, x, z) or a dict of arguments of write_ntk."""
+    no_resume: Flag[bool] = False
+    """Start over, whatever is there."""
+
+
+@dataclass(frozen=True)
+class Plan(_Options):
+    """How a kernel would be computed and what that costs."""
+
+    function: Function
+    """As for write."""
+
+
+@dataclass(frozen=True)
+class Distance:
+    """Distances between kernels in files, as a table."""
+
+    kernels: Files
+    """Files of write."""
+    out: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
+    """Where the distances go with all digits: .csv or .npy."""
+
+
+@dataclass(frozen=True)
+class Show:
+    """What a file holds."""
+
+    kernel: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE.h5")]
+    """A file of write."""
+    spectrum: Flag[bool] = False
+    """Also its largest eigenvalues."""
+
+
+Command = Write | Plan | Distance | Show
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Exit status 0: done; 2: the user's to put right, one line on stderr; 130: interrupted."""
+    description = "Empirical neural tangent kernels in files."
+    command = tyro.cli(Command, prog="entk", description=description, args=arguments)
+    work = {Write: _write, Plan: _plan, Distance: _distance, Show: _show}[type(command)]
+    try:
+        work(command)
+    except (EntkError, OSError) as error:
+        if not isinstance(error, EntkError) and error.errno not in DISK:
+            raise
+        print(f"entk: {' '.join(str(error).split())}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("entk: interrupted; the same command goes on from here", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+def _write(command: Write) -> None:
+    ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    made = _made(command, local)
+    group = None
+    if ranks > 1:
+        cuda = _device(made["model"]).type == "cuda"
+        dist.init_process_group("nccl" if cuda else "gloo")
+        group = "world"
+    try:
+        resume = not command.no_resume
+        with write_ntk(command.out, **made, group=group, resume=resume, progress=True) as file:
+            if not ranks > 1 or dist.get_rank() == 0:
+                print(f"{command.out}: {list(file.shape)} {file.dtype}".replace("torch.", ""))
+    finally:
+        if group is not None:
+            dist.destroy_process_group()
+
+
+def _plan(command: Plan) -> None:
+    print(plan_ntk(**_made(command, 0)))
+
+
+def _distance(command: Distance) -> None:
+    found = kernel_distance_matrix(command.kernels)
+    width = max(len(str(path)) for path in command.kernels)
+    for path, row in zip(command.kernels, found.tolist(), strict=True):
+        print(f"{path!s:<{width}}  " + "  ".join(f"{value:9.3e}" for value in row))
+    if command.out is None:
+        return
+    if command.out.suffix == ".npy":
+        np.save(command.out, found.numpy())
+    elif command.out.suffix == ".csv":
+        with command.out.open("w", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(["", *command.kernels])
+            writer.writerows(
+                [path, *row] for path, row in zip(command.kernels, found.tolist(), strict=True)
+            )
+    else:
+        raise InputError(f"--out {command.out}: expected a name that ends in .csv or .npy")
+
+
+def _show(command: Show) -> None:
+    with open_kernel(command.kernel) as file:
+        told = file.provenance
+        request = told["request"]
+        lines = {
+            "kernel": f"{list(told['shape'])} {told['dtype']}, outputs={told['outputs']!r}",
+            "model": f"{request['model']}, {len(request['parameters'])} parameter tensors",
+            "layers": ", ".join(file.layers) or "not apart",
+            "made by": f"{told['backend']} ({told['precision']}) on {told['device']}, "
+            f"{told['threads']} threads",
+            "versions": ", ".join(f"{k} {v}" for k, v in told["versions"].items()),
+        }
+        if file.sketch_error is not None:
+            lines["sketch"] = f"{request['sketch']} projections, error {file.sketch_error:.2g}"
+        lines |= {k: request[k] for k in ("state_sha256", "x_sha256", "z_sha256") if request[k]}
+        if command.spectrum:
+            lines["largest eigenvalues"] = _head(file)
+    for name, text in lines.items():
+        print(f"{name + ':':<21}{text}")
+
+
+def _head(file: KernelFile) -> str:
+    count = min(HEAD, file.shape[-1])
+    values = spectrum(file, k=count)
+    rows = values.tolist() if values.dim() > 1 else [values.tolist()]
+    return "; ".join(", ".join(f"{value:.4g}" for value in row) for row in rows)
+
+
+def _made(command: Write | Plan, local: int) -> dict[str, Any]:
+    """Arguments from the user's function, and the options over them where they were given."""
+    if torch.cuda.is_available():
+        torch.cuda.set_device(local % torch.cuda.device_count())
+    made = _function(command.function)()
+    if isinstance(made, tuple) and len(made) in (2, 3):
+        made = dict(zip(("model", "x", "z"), made, strict=False))
+    if not isinstance(made, dict) or not {"model", "x"} <= made.keys():
+        raise InputError(
+            f"{command.function} gave {type(made).__name__}, expected (model, x), (model, x, z) or "
+            "a dict with model and x"
+        )
+    default = {f.name: f.default for f in fields(_Options)}
+    given = {key: value for key, value in command.chosen().items() if value != default[key]}
+    return made | given
+
+
+def _function(name: str) -> Callable:
+    """From a file or an importable module."""
+    where, colon, attribute = name.rpartition(":")
+    if not colon or not where or not attribute:
+        raise InputError(f"{name!r}, expected FILE.py:FUNCTION or MODULE:FUNCTION")
+    sys.path.insert(0, str(Path(where).parent if where.endswith(".py") else Path.cwd()))
+    if where.endswith(".py"):
+        if not Path(where).is_file():
+            raise InputError(f"there is no file {where}; check the path")
+        spec = importlib.util.spec_from_file_location(Path(where).stem, where)
+        module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    else:
+        try:
+            module = importlib.import_module(where)
+        except ModuleNotFoundError as error:
+            raise InputError(f"there is no module {where} ({error}); check the name") from None
+    function = getattr(module, attribute, None)
+    if not callable(function):
+        raise InputError(f"{where} has no function {attribute}; check the name")
+    return function
+
+
+def _device(model: Any) -> torch.device:
+    tensors = model.parameters() if isinstance(model, nn.Module) else ()
+    first: Tensor | None = next(iter(tensors), None)
+    return torch.device("cpu") if first is None else first.device

@@ -1,0 +1,67 @@
+"""What identifies a kernel: the same request gives the same numbers."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from entk.models import describe, inner
+from entk.request import Target
+from entk.samples import Select, named_tensors
+from entk.sketch import Sketch
+
+
+def identity(
+    target: Target,
+    select: Select | None,
+    by_layer: bool,
+    precision: str,
+    sketch: Sketch | None,
+) -> dict:
+    """As it is compared with what is begun, is finished, or asked for by others."""
+    model, x, z = target.model, target.x, target.z
+    request = {
+        "model": _name(inner(model)),
+        "state_sha256": sha256(state_of(model)),
+        "x_sha256": sha256(named_tensors(x, "x")),
+        "z_sha256": None if z is None else sha256(named_tensors(z, "z")),
+        "parameters": list(target.names),
+        "outputs": target.outputs,
+        "by_layer": by_layer,
+        "precision": precision,
+        "sketch": None if sketch is None else sketch.size,
+        "seed": None if sketch is None else sketch.seed,
+    }
+    if select is not None:
+        request["select"] = describe(select)
+    others = [() if t is None or isinstance(t, Tensor) else t.others for t in (x, z)]
+    if any(others):
+        request["arguments"] = repr(others)
+    return request
+
+
+def state_of(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers, also those that a state dict leaves out."""
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+def machine(like: Tensor) -> dict:
+    """What bits depend on beside the request; the same on all ranks of a group."""
+    threads = torch.get_num_threads() if like.device.type == "cpu" else None
+    return {"number of threads": threads, "version of torch": torch.__version__}
+
+
+def _name(model: nn.Module | Callable) -> str:
+    return (type(model) if isinstance(model, nn.Module) else model).__qualname__
+
+
+def sha256(tensors: dict[str, Tensor]) -> str:
+    """Over names, dtypes, shapes and bytes."""
+    digest = hashlib.sha256()
+    for name, t in sorted(tensors.items()):
+        digest.update(f"{name} {t.dtype} {tuple(t.shape)}".encode())
+        digest.update(t.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import platform
 from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
 
+import h5py
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from entk.models import describe, inner
+from entk.plan import Plan
 from entk.request import Target
 from entk.samples import Select, named_tensors
 from entk.sketch import Sketch
@@ -54,6 +59,28 @@ def machine(like: Tensor) -> dict:
     return {"number of threads": threads, "version of torch": torch.__version__}
 
 
+def provenance(request: dict, plan: Plan, layers: list[str]) -> dict:
+    """What a file says of its kernel."""
+    return {
+        "request": request,
+        "layers": layers,
+        "shape": plan.shape,
+        "outputs": plan.outputs,
+        "dtype": plan.dtype,
+        "device": plan.device,
+        "backend": plan.backend,
+        "precision": plan.precision,
+        "threads": torch.get_num_threads(),
+        "versions": {
+            "entk": _version("entk"),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "h5py": h5py.__version__,
+            "python": platform.python_version(),
+        },
+    }
+
+
 def _name(model: nn.Module | Callable) -> str:
     return (type(model) if isinstance(model, nn.Module) else model).__qualname__
 
@@ -65,3 +92,10 @@ def sha256(tensors: dict[str, Tensor]) -> str:
         digest.update(f"{name} {t.dtype} {tuple(t.shape)}".encode())
         digest.update(t.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:  # run from a source tree
+        return "unknown"

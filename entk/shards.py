@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import platform
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from uuid import uuid4
 
@@ -24,6 +22,7 @@ from entk.errors import KernelFileError, LockedError, ResumeError
 from entk.factors import transposed
 from entk.fields import loads
 from entk.hdf5 import LIBRARY, reading, write_seal
+from entk.identity import provenance
 from entk.lock import exclusive
 from entk.plan import Plan
 from entk.shard import BELONGS, readable_tiles
@@ -200,7 +199,7 @@ class Shards:
             with h5py.File(temporary, "w", libver=LIBRARY) as file:
                 file.attrs["format"] = FORMAT
                 file.attrs["plan"] = plan.to_json()
-                file.attrs["provenance"] = json.dumps(_provenance(self.request, plan, layers))
+                file.attrs["provenance"] = json.dumps(provenance(self.request, plan, layers))
                 for name in names:
                     _create(file, name, plan)
                 error = torch.zeros(2, dtype=torch.float64)
@@ -279,31 +278,3 @@ def _join(file: h5py.File, tile: h5py.Group, plan: Plan, i: int, j: int, layers:
         if plan.symmetric and i != j:
             other = transposed(torch.from_numpy(part), plan.outputs).contiguous().numpy()
             file[name][..., columns, rows] = _flat(plan, other)
-
-
-def _provenance(request: dict, plan: Plan, layers: list[str]) -> dict:
-    return {
-        "request": request,
-        "layers": layers,
-        "shape": plan.shape,
-        "outputs": plan.outputs,
-        "dtype": plan.dtype,
-        "device": plan.device,
-        "backend": plan.backend,
-        "precision": plan.precision,
-        "threads": torch.get_num_threads(),
-        "versions": {
-            "entk": _version("entk"),
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-            "h5py": h5py.__version__,
-            "python": platform.python_version(),
-        },
-    }
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:  # run from a source tree
-        return "unknown"

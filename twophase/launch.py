@@ -28,6 +28,12 @@ FILE = "jobs.json"
 REQUEUED = 20  # times after the time limit; preemption is not counted
 FLAGS = {"requeue": True, "kill-on-invalid-dep": "yes"}  # of sbatch
 
+Launcher = Annotated[
+    Literal["slurm", "local"] | None,
+    tyro.conf.arg(metavar="slurm|local", help_behavior_hint=""),
+]
+Flag = tyro.conf.FlagCreatePairsOff[Annotated[bool, tyro.conf.arg(help_behavior_hint="")]]
+Seconds = Annotated[float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint="")]
 Slurm = Annotated[
     tyro.conf.UseAppendAction[tuple[str, ...]],
     tyro.conf.arg(metavar="KEY=VALUE", help_behavior_hint=""),
@@ -38,15 +44,13 @@ Slurm = Annotated[
 class Launch:
     """How work is sent out."""
 
-    launcher: Annotated[Literal["slurm", "local"] | None, tyro.conf.arg(help_behavior_hint="")] = (
-        None
-    )
+    launcher: Launcher = None
     """Send the work out with submitit, to SLURM or to processes here; results are the same."""
-    wait: tyro.conf.FlagCreatePairsOff[bool] = False
+    wait: Flag = False
     """With slurm: stay until all is done, and show how far it is; local always does."""
     job_minutes: float = 10.0
     """Jobs are grouped so that an element of an array is expected to take at least this."""
-    step_seconds: Annotated[float | None, tyro.conf.arg(help_behavior_hint="")] = None
+    step_seconds: Seconds = None
     """Seconds of a training step where jobs run; if left out the run's own, or timed here."""
     slurm: Slurm = ()
     """Parameter of submitit's SlurmExecutor, as in --slurm partition=gpu; may be repeated."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import time
 from collections.abc import Sequence
@@ -60,8 +61,9 @@ class Launch:
             raise UserError("--wait and --step-seconds need --launcher slurm or local")
         if self.slurm and self.launcher != "slurm":
             raise UserError("--slurm needs --launcher slurm")
-        if self.job_minutes < 0 or (self.step_seconds is not None and self.step_seconds <= 0):
-            raise UserError("--job-minutes and --step-seconds: expected more than 0")
+        for name, value in (("job-minutes", self.job_minutes), ("step-seconds", self.step_seconds)):
+            if value is not None and not 0 <= value < math.inf:
+                raise UserError(f"--{name} {value}: expected a finite number, at least 0")
         for text in self.slurm:
             _parameter(text)
         if self.launcher:
@@ -135,7 +137,7 @@ def _executor(
         )
         executor.update_parameters(
             name=f"twophase-{name}",
-            timeout_min=240,
+            timeout_min=240 if options.launcher == "slurm" else 7 * 24 * 60,
             cpus_per_task=1,
             mem_gb=8,
             gpus_per_node=None if config.device == "cpu" else 1,

@@ -193,7 +193,8 @@ def test_an_element_goes_into_the_queue_again_as_it_was():
     [
         (("--wait",), "--wait and --step-seconds need --launcher"),
         (("--launcher", "local", "--slurm", "mem=1GB"), "--slurm needs --launcher slurm"),
-        (("--launcher", "local", "--job-minutes", "-1"), "expected more than 0"),
+        (("--launcher", "local", "--job-minutes", "-1"), "--job-minutes -1.0: expected a finite"),
+        (("--launcher", "local", "--step-seconds", "nan"), "--step-seconds nan: expected a finite"),
         (("--launcher", "slurm", "--slurm", "gpu"), "--slurm 'gpu': expected KEY=VALUE"),
         (("--launcher", "slurm", "--slurm", "time=1:00"), "expected whole minutes"),
         (("--launcher", "slurm", "--slurm", "dependency=x"), "leave it out"),

@@ -128,9 +128,7 @@ Command = Run | Train | Chaos | Kernels | Cone | Linear | Report | Sweep | Statu
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Exit status 0: done; 1: a job that was sent out failed; 2: the user's to put right, one line
-    on stderr; 130: interrupted.
-    """
+    """Exit status 0: done; 1: a job failed; 2: the user's to put right; 130: interrupted."""
     description = "The chaos effect, the cone effect and the linear switch of a training run."
     command = tyro.cli(Command, prog="twophase", description=description, args=arguments)
     try:

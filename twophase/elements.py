@@ -126,11 +126,10 @@ def of_sweep(found: Sweep, step: float | None, make: Callable[..., list[list[int
     seconds = [step * whole(runs[k].config, samples) for k in missing]
     groups = [tuple(missing[i] for i in group) for group in make(seconds)]
     elements = [Element(path, "points", command, group) for group in groups]
-    about = _about(len(missing), "points", elements, seconds)
-    return [
-        Part("points", about, elements),
-        Part("report", "one report over all points", [Element(path, "report", command)]),
-    ]
+    report = Part("report", "one report over all points", [Element(path, "report", command)])
+    if not elements:
+        return [report]
+    return [Part("points", _about(len(missing), "points", elements, seconds), elements), report]
 
 
 def _about(count: int, unit: str, elements: list[Element], seconds: list[float]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import time
 from collections.abc import Sequence
@@ -28,6 +29,12 @@ FILE = "jobs.json"
 REQUEUED = 20  # times after the time limit; preemption is not counted
 FLAGS = {"requeue": True, "kill-on-invalid-dep": "yes"}  # of sbatch
 
+Launcher = Annotated[
+    Literal["slurm", "local"] | None,
+    tyro.conf.arg(metavar="slurm|local", help_behavior_hint=""),
+]
+Flag = tyro.conf.FlagCreatePairsOff[Annotated[bool, tyro.conf.arg(help_behavior_hint="")]]
+Seconds = Annotated[float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint="")]
 Slurm = Annotated[
     tyro.conf.UseAppendAction[tuple[str, ...]],
     tyro.conf.arg(metavar="KEY=VALUE", help_behavior_hint=""),
@@ -38,15 +45,13 @@ Slurm = Annotated[
 class Launch:
     """How work is sent out."""
 
-    launcher: Annotated[Literal["slurm", "local"] | None, tyro.conf.arg(help_behavior_hint="")] = (
-        None
-    )
+    launcher: Launcher = None
     """Send the work out with submitit, to SLURM or to processes here; results are the same."""
-    wait: tyro.conf.FlagCreatePairsOff[bool] = False
+    wait: Flag = False
     """With slurm: stay until all is done, and show how far it is; local always does."""
     job_minutes: float = 10.0
     """Jobs are grouped so that an element of an array is expected to take at least this."""
-    step_seconds: Annotated[float | None, tyro.conf.arg(help_behavior_hint="")] = None
+    step_seconds: Seconds = None
     """Seconds of a training step where jobs run; if left out the run's own, or timed here."""
     slurm: Slurm = ()
     """Parameter of submitit's SlurmExecutor, as in --slurm partition=gpu; may be repeated."""
@@ -56,8 +61,9 @@ class Launch:
             raise UserError("--wait and --step-seconds need --launcher slurm or local")
         if self.slurm and self.launcher != "slurm":
             raise UserError("--slurm needs --launcher slurm")
-        if self.job_minutes < 0 or (self.step_seconds is not None and self.step_seconds <= 0):
-            raise UserError("--job-minutes and --step-seconds: expected more than 0")
+        for name, value in (("job-minutes", self.job_minutes), ("step-seconds", self.step_seconds)):
+            if value is not None and not 0 <= value < math.inf:
+                raise UserError(f"--{name} {value}: expected a finite number, at least 0")
         for text in self.slurm:
             _parameter(text)
         if self.launcher:
@@ -131,7 +137,7 @@ def _executor(
         )
         executor.update_parameters(
             name=f"twophase-{name}",
-            timeout_min=240,
+            timeout_min=240 if options.launcher == "slurm" else 7 * 24 * 60,
             cpus_per_task=1,
             mem_gb=8,
             gpus_per_node=None if config.device == "cpu" else 1,

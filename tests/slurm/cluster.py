@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -42,7 +43,7 @@ SlurmdPidFile={folder}/slurmd.pid
 SlurmctldLogFile={folder}/slurmctld.log
 SlurmdLogFile={folder}/slurmd.log
 NodeName={host} NodeAddr=127.0.0.1 CPUs={cores} RealMemory=4000 State=UNKNOWN
-PartitionName=short Nodes=ALL Default=YES MaxTime=60 State=UP
+PartitionName=short Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
 
 
@@ -52,7 +53,7 @@ class NoClusterError(Exception):
 
 @contextmanager
 def cluster(cores: int = 3) -> Iterator[Path]:
-    """SLURM_CONF is set inside; the folder of its logs. `cores`: jobs at once, whatever the machine."""
+    """The folder of its logs, with SLURM_CONF set; `cores` are jobs at once, on any machine."""
     missing = [name for name in PROGRAMS if shutil.which(name) is None]
     if missing:
         raise NoClusterError(
@@ -103,6 +104,7 @@ def _wait_until_idle(folder: Path, running: list[subprocess.Popen], seconds: flo
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # SLURM is stopped all the same
     try:
         with cluster():
             command = [sys.executable, "-m", "pytest", "-m", "slurm", *sys.argv[1:]]

@@ -23,7 +23,7 @@ from entk.factors import transposed
 from entk.lock import exclusive
 from entk.plan import Plan
 from entk.sketch import ERROR, relative_error
-from entk.store import FORMAT, KernelFile, parts_folder, publish
+from entk.store import FORMAT, KernelFile, created, parts_folder, publish
 
 SHARD_SECONDS = 20.0  # a kill loses at most this much work
 SHARD_BYTES = 64 << 20
@@ -149,7 +149,7 @@ class Shards:
         shard = self.folder / f"shard-{first[0]:06d}-{first[1]:06d}.h5"
         temporary = shard.with_suffix(".h5.tmp")
         with _disk(self.folder):
-            with h5py.File(temporary, "w") as file:
+            with created(temporary) as file:
                 for (i, j), tile in tiles.items():
                     for group, part in tile.items():
                         name = f"{i:06d}-{j:06d}/{group or WHOLE_NAME}"
@@ -164,7 +164,7 @@ class Shards:
         layers = [group for group in groups if group != WHOLE]
         names = ["kernel", *(f"layers/{layer}" for layer in layers)]
         with _disk(self.folder):
-            with h5py.File(temporary, "w") as file:
+            with created(temporary) as file:
                 file.attrs["format"] = FORMAT
                 file.attrs["plan"] = plan.to_json()
                 file.attrs["provenance"] = json.dumps(_provenance(self.request, plan, layers))
@@ -201,7 +201,7 @@ def _disk(folder: Path) -> Iterator[None]:
     """What the operating system refuses becomes one error that says what is kept."""
     try:
         yield
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # RuntimeError: HDF5 could not close a file
         raise KernelFileError(
             f"writing beside {folder} failed ({error}); finished shards are kept there: free space "
             "or repair the disk and call write_ntk again"

@@ -11,9 +11,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from unittest.mock import patch
 
-from entk.shards import Shards
+from tests.torture.disk import Disk, read
 from tests.torture.faults import Fault, Mode, Outcome, perform
 from tests.torture.subjects import Subject, contents
 
@@ -40,20 +39,26 @@ class Torture:
     """One subject: its undisturbed run, and faults beside it.
 
     `expected`: every file at the end. `whole`: the bytes that a file may have under its name at
-    any time, those of before, of the end, and of shards that are joined on the way.
+    any time: those of before, and those that it was renamed with.
     """
 
     def __init__(self, subject: Subject, home: Path):
         self.subject, self.home = subject, home
         self.expected, self.calls = self._undisturbed(home / subject.name)
-        self.whole = {name: {content} for name, content in self.expected.items()}
-        before = self._start()
-        shards = self._shards()
-        for files in (contents(before), shards):
-            for name, content in files.items():
-                self.whole.setdefault(name, set()).add(content)
+        folder = self.start()
+        self.whole = {name: {content} for name, content in contents(folder).items()}
+        disk = Disk(folder)
+        log = home / "calls"
+        assert perform(subject.work, folder, Fault(Mode.RECORD), record=log).status == 0
+        self.recorded = read(log)
+        assert len(self.recorded) == self.calls  # the work is the same each time
+        for call in self.recorded:
+            disk.apply(call)
+            if call.name == "rename":
+                name = str(Path(call.other).relative_to(folder))
+                self.whole.setdefault(name, set()).add(bytes(disk.names[call.other].now))
 
-    def _start(self) -> Path:
+    def start(self) -> Path:
         folder = self.home / "work" / self.subject.name
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
@@ -66,12 +71,6 @@ class Torture:
         outcome = perform(self.subject.work, folder, Fault(Mode.COUNT))
         assert outcome.status == 0, outcome.said
         return contents(folder), outcome.calls
-
-    def _shards(self) -> dict[str, bytes]:
-        folder = self._start()
-        with patch.object(Shards, "clear", lambda self: None):
-            assert perform(self.subject.work, folder).status == 0
-        return {name: content for name, content in contents(folder).items() if ".parts" in name}
 
     def torn(self, folder: Path) -> list[str]:
         """Files under their final name that were never whole."""
@@ -93,7 +92,7 @@ class Torture:
     def kill(self, points: Iterable[int], count: Count, twice: random.Random | None = None) -> None:
         """SIGKILL at each point; with `twice` once more at a call of going on."""
         for at in points:
-            folder = self._start()
+            folder = self.start()
             outcome = perform(self.subject.work, folder, Fault(Mode.KILL, at))
             problems = [] if outcome.killed else [f"was not killed but ended {outcome.status}"]
             problems += self.torn(folder)
@@ -105,7 +104,7 @@ class Torture:
     def fail(self, points: Iterable[int], count: Count, number: int) -> None:
         """The call at each point fails with this errno."""
         for at in points:
-            folder = self._start()
+            folder = self.start()
             outcome = perform(self.subject.work, folder, Fault(Mode.FAIL, at, number))
             problems = complaint(outcome) + self.torn(folder) + self.resumed(folder)
             count.add(f"{self.subject.name}, {errno.errorcode[number]} at {at}", problems)

@@ -21,7 +21,7 @@ from entk.assemble import WHOLE, Tile
 from entk.errors import KernelFileError, LockedError, ResumeError
 from entk.factors import transposed
 from entk.fields import loads
-from entk.hdf5 import LIBRARY, reading, write_seal
+from entk.hdf5 import reading, write_seal
 from entk.identity import provenance
 from entk.lock import exclusive
 from entk.plan import Plan
@@ -32,6 +32,7 @@ from entk.store import (
     FORMAT,
     KernelFile,
     block_indices,
+    created,
     flat_shape,
     parts_folder,
     publish,
@@ -179,7 +180,7 @@ class Shards:
         shard = self.folder / f"shard-{first[0]:06d}-{first[1]:06d}-{self.mark}.h5"
         temporary = shard.with_suffix(".h5.tmp")
         with _disk(self.folder):
-            with h5py.File(temporary, "w", libver=LIBRARY) as file:
+            with created(temporary) as file:
                 file.attrs[BELONGS] = self.belongs
                 for (i, j), tile in tiles.items():
                     for group, part in tile.items():
@@ -196,7 +197,7 @@ class Shards:
         layers = [group for group in groups if group != WHOLE]
         names = ["kernel", *(f"layers/{layer}" for layer in layers)]
         with _disk(self.folder):
-            with h5py.File(temporary, "w", libver=LIBRARY) as file:
+            with created(temporary) as file:
                 file.attrs["format"] = FORMAT
                 file.attrs["plan"] = plan.to_json()
                 file.attrs["provenance"] = json.dumps(provenance(self.request, plan, layers))
@@ -234,7 +235,7 @@ def _disk(folder: Path) -> Iterator[None]:
     """What the operating system refuses becomes one error that says what is kept."""
     try:
         yield
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # RuntimeError: HDF5 could not close a file
         raise KernelFileError(
             f"writing beside {folder} failed ({error}); finished shards are kept there: free space "
             "or repair the disk and call write_ntk again"

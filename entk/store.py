@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -16,7 +19,7 @@ from torch import Tensor
 from entk.errors import InputError, KernelFileError
 from entk.factors import NTK
 from entk.fields import loads
-from entk.hdf5 import attribute, check_seal, datasets, reading
+from entk.hdf5 import LIBRARY, attribute, check_seal, datasets, reading
 from entk.inputs import as_path
 from entk.plan import Plan
 
@@ -142,7 +145,8 @@ class KernelFile:
 
     def close(self) -> None:
         """Let go of the file; `with` does it too."""
-        self._file.close()
+        with suppress(RuntimeError):  # the disk's refusal; of a file that was read nothing is lost
+            self._file.close()
 
     def __enter__(self) -> KernelFile:
         return self
@@ -180,6 +184,57 @@ def flat_shape(plan: Plan) -> tuple[int, ...]:
 def parts_folder(path: Path) -> Path:
     """Where the shards of an unfinished kernel lie."""
     return path.with_name(path.name + ".parts")
+
+
+@contextmanager
+def created(path: Path) -> Iterator[h5py.File]:
+    """A new HDF5 file. What the disk refuses is raised at the end, as the OSError that it was.
+
+    HDF5 itself is not told: when a write fails as it closes a file, it ends the process with a
+    segmentation fault or keeps the file open (HDF5 2.0, found by tests/torture).
+    """
+    with path.open("w+b", buffering=0) as raw:
+        disk = _Disk(raw)
+        try:
+            with h5py.File(disk, "w", libver=LIBRARY) as file:
+                yield file
+        except OSError as error:
+            raise disk.error or error from None
+        if disk.error is not None:
+            raise disk.error
+
+
+class _Disk(io.RawIOBase):
+    """A file for HDF5 on which every write succeeds; `error` is the first that did not."""
+
+    def __init__(self, raw: io.FileIO):
+        self.raw = raw
+        self.error: OSError | None = None
+
+    def write(self, data) -> int:
+        left = memoryview(data).cast("B")
+        while left and self.error is None:
+            left = left[self._tried(self.raw.write, left) or len(left) :]
+        return len(data)
+
+    def truncate(self, size: int | None = None) -> int:
+        return self._tried(self.raw.truncate, size) or 0
+
+    def _tried(self, call: Callable, argument: Any) -> int | None:
+        try:
+            return call(argument)
+        except OSError as error:
+            self.error = self.error or error
+            return None
+
+    def readinto(self, buffer) -> int:
+        return self.raw.readinto(buffer)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self.raw.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self.raw.tell()
 
 
 def publish(temporary: Path, final: Path) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import threading
+from pathlib import Path
 
 import h5py
 import pytest
@@ -11,6 +14,7 @@ import torch
 import entk
 import entk.shards
 import entk.write
+from entk.store import created
 from tests.entk.test_store import begun, request
 
 
@@ -87,3 +91,28 @@ def test_shards_are_written_beside_the_computation(tmp_path, monkeypatch):
     with entk.write_ntk(tmp_path / "k.h5", model, x, plan=plan, progress=progress) as file:
         assert torch.equal(file[:], entk.ntk(model, x, plan=plan).reshape(file.shape))
     assert any(name.startswith("entk-shards") for name in written)
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_shards_without_their_request_are_not_taken(tmp_path, monkeypatch, resume):
+    """A kill while old shards are removed must not pass them on to another request."""
+    model, x, _, plan = begun(tmp_path, monkeypatch)
+    path = tmp_path / "k.h5"
+    (tmp_path / "k.h5.parts" / "request.json").unlink()
+    with entk.write_ntk(path, model, x + 1, plan=plan, resume=resume) as file:
+        assert torch.equal(file[:], entk.ntk(model, x + 1, plan=plan).reshape(file.shape))
+    assert not (tmp_path / "k.h5.parts").exists()
+
+
+@pytest.mark.parametrize("refused", ["write", "truncate"])
+def test_what_the_disk_refuses_is_raised_when_the_file_is_closed(tmp_path, refused, monkeypatch):
+    """HDF5 2.0 crashes if it hears of it in between."""
+
+    class Full(io.FileIO):
+        def refuse(self, *_):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    setattr(Full, refused, Full.refuse)
+    monkeypatch.setattr(Path, "open", lambda path, *_, **__: Full(path, "w+"))
+    with pytest.raises(OSError, match="No space left"), created(tmp_path / "a.h5") as file:
+        file["a"] = torch.ones(3).numpy()

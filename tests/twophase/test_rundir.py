@@ -1,11 +1,16 @@
+import errno
 import json
+import os
+import socket
+import subprocess
+from pathlib import Path
 
 import pytest
 import torch
 
 from twophase import config
 from twophase.errors import UserError
-from twophase.rundir import FORMAT, RunDir, write_atomic
+from twophase.rundir import FORMAT, RunDir, remove_stale, write_atomic
 
 
 @pytest.fixture
@@ -97,3 +102,32 @@ def test_a_run_of_another_format_is_refused_in_one_line(tmp_path):
         file.write_text(old)
         with pytest.raises(UserError, match=f"this twophase goes on with format {FORMAT} only"):
             RunDir.open(run.path)
+
+
+def test_what_a_killed_process_left_goes_and_what_a_living_one_writes_stays(tmp_path):
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    host = socket.gethostname()
+    names = {n: tmp_path / "deep" / f".a.csv.{n}.tmp" for n in (f"{host}.{dead.pid}", "other.1")}
+    names[host] = tmp_path / f".a.csv.{host}.{os.getpid()}.tmp"
+    (tmp_path / "deep").mkdir()
+    for path in names.values():
+        path.touch()
+    remove_stale(tmp_path)
+    assert {n for n, path in names.items() if path.exists()} == {"other.1", host}
+
+
+def test_a_refusing_disk_is_one_line(tmp_path, monkeypatch):
+    path = tmp_path / "a.txt"
+    write_atomic(path, b"old")
+    for call, number in (("fsync", errno.EIO), ("replace", errno.ENOSPC)):
+
+        def refuse(*_, number=number):
+            raise OSError(number, os.strerror(number))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(*((os, call, refuse) if call == "fsync" else (Path, call, refuse)))
+            with pytest.raises(UserError, match=rf"a\.txt could not be written .*{number}"):
+                write_atomic(path, b"new")
+        assert path.read_bytes() == b"old"
+        assert list(tmp_path.iterdir()) == [path]

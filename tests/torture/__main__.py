@@ -1,0 +1,96 @@
+"""`python -m tests.torture`: faults at every call; a table of counts, also as JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+import tempfile
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+from tests.torture import faults
+
+# points of each subject at most in the long form, by how long one takes; None: every call
+MOST = {"report": 60, "study": 60, "sweep": 30}
+SHORT = {"kernel": 24, "train": 12, "kernels": 8, "recorder": 12}  # subjects of the short form
+DOUBLE = 20  # points that are killed twice
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.torture", description=__doc__)
+    parser.add_argument("--short", action="store_true", help="a sample, in less than a minute")
+    parser.add_argument("--only", nargs="*", help="names of subjects")
+    parser.add_argument("--most", type=int, help="points of each subject, at most")
+    parser.add_argument("--json", type=Path, help="where the counts go")
+    chosen = parser.parse_args(arguments)
+    if not faults.preloaded():
+        return faults.restart(arguments)
+    counts = run(chosen)
+    table(counts)
+    if chosen.json:
+        found = {f"{subject}, {fault}": asdict(c) for (subject, fault), c in counts.items()}
+        chosen.json.write_text(json.dumps(found, indent=1) + "\n")
+    return int(any(c.survived < c.tried for c in counts.values()))
+
+
+def run(chosen: argparse.Namespace) -> dict:
+    from tests.torture import lost, points, subjects  # torch, in the process with the library only
+
+    subjects.deterministic()
+    counts: dict = {}
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder).resolve()
+        for subject in subjects.subjects(home):
+            wanted = chosen.only or (SHORT if chosen.short else None)
+            before = subject.name in subjects.STAGES or subject.name == "recorder"
+            if wanted and subject.name not in wanted and not before:
+                continue
+            with points.place(home, "warm") as warm:
+                subject.before(warm)
+                points.imported(subject, warm)
+            torture = points.Torture(subject, home)
+            if wanted and subject.name not in wanted:
+                continue
+            most = SHORT.get(subject.name, 4) if chosen.short else MOST.get(subject.name)
+            most = chosen.most or most
+            begun = time.monotonic()
+            for name, count in faces(torture, most, lost, points):
+                counts[subject.name, name] = count
+                print(f"{subject.name}, {name}: {count.survived} of {count.tried}", flush=True)
+                print("\n".join(f"  {w}" for w in count.wrong[:20]), end="", flush=True)
+            print(f"{subject.name}: {time.monotonic() - begun:.0f} s", file=sys.stderr)
+    return counts
+
+
+def faces(torture, most: int | None, lost, points):
+    """(what is done, its count) for each kind of fault."""
+    every = points.spread(torture.calls, most)
+    chance = random.Random(0)
+    count = points.Count(calls=torture.calls)
+    torture.kill(every, count)
+    yield "kill", count
+    count = points.Count(calls=torture.calls)
+    torture.kill(points.spread(torture.calls, min(most or DOUBLE, DOUBLE)), count, chance)
+    yield "kill twice", count
+    for number in points.ERRORS:
+        count = points.Count(calls=torture.calls)
+        torture.fail(every, count, number)
+        yield points.errno.errorcode[number], count
+    count = points.Count(calls=torture.calls)
+    lost.replay(torture, every, count)
+    yield "power loss", count
+
+
+def table(counts: dict) -> None:
+    print(f"\n{'subject':<10} {'fault':<12} {'calls':>6} {'tried':>6} {'survived':>9}")
+    for (subject, fault), c in counts.items():
+        print(f"{subject:<10} {fault:<12} {c.calls:>6} {c.tried:>6} {c.survived:>9}")
+    tried, survived = (sum(getattr(c, k) for c in counts.values()) for k in ("tried", "survived"))
+    print(f"{'all':<10} {'':<12} {'':>6} {tried:>6} {survived:>9}")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -29,12 +29,13 @@ from twophase import grid as grids
 from twophase import sweep as sweeps
 from twophase.errors import UserError
 from twophase.presets import PRESETS
-from twophase.rundir import RunDir
+from twophase.rundir import RunDir, folder
 from twophase.stages import STAGES, complete, do
 from twophase.sweep import Sweep as SweepDir
 
 # no permission, no space, a file where a directory should be: the user's to put right
 DISK = (errno.EACCES, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EEXIST)
+DISK += (errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EFBIG, errno.EIO, errno.EPERM)
 
 What = Annotated[
     str, tyro.conf.Positional, tyro.conf.arg(metavar="PRESET|CONFIG.toml|RUN", name="what")
@@ -203,7 +204,7 @@ def _sweep(command: Sweep) -> None:
         sweep = SweepDir.open(path)
     else:
         base = _config(command, command.what, "no directory of a sweep")
-        out = command.out or Path("runs") / f"{base.name}-sweep"
+        out = command.out or folder(base.name, "-sweep")
         sweep = SweepDir.create(out, base, grids.parse(command.grid))
     with _Bars() as bars:
         started = time.monotonic()
@@ -227,7 +228,7 @@ def _open(command: _Verb, what: str) -> RunDir:
             )
         return RunDir.open(path)
     config = _config(command, what, "no run directory")
-    return RunDir.create(command.out or Path("runs") / config.name, config)
+    return RunDir.create(command.out or folder(config.name), config)
 
 
 def _config(command: _Verb, what: str, nor: str) -> configs.Config:

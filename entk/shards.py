@@ -97,7 +97,8 @@ class Shards:
                 f"{self.folder} began with another plan; leave plan= out to go on with that one, "
                 "or pass resume=False to start over"
             )
-        self.folder.mkdir(exist_ok=True)
+        with _disk(self.folder):
+            self.folder.mkdir(exist_ok=True)
         for stale in self.folder.glob("*.tmp"):
             stale.unlink()
         if begun is None:

@@ -53,8 +53,10 @@ def with_entry(value: float) -> torch.Tensor:
 
 ROOT = fn(lambda s, x: s.f(x).square().sqrt(), f=of(nn.Linear, 3, 2))()
 with torch.no_grad():
-    ROOT.f.weight.zero_()
+    ROOT.f.weight.fill_(1.0)
     ROOT.f.bias.zero_()
+LATER = torch.ones(20, 3)
+LATER[1] = 0.0  # not among the few that are looked at first
 HUGE = nn.Linear(3, 2)
 with torch.no_grad():
     HUGE.weight.fill_(1.0)
@@ -116,9 +118,10 @@ CALLS = {
     "infinite sample": bad(lambda: entk.ntk(MODEL, with_entry(-math.inf)), "x has NaN or infinity in sample 3"),
     "NaN in z": bad(lambda: entk.ntk(MODEL, X, with_entry(math.nan)), "z has NaN or infinity in sample 3"),
     "NaN in a tuple": bad(lambda: entk.ntk(Sum(), (X.repeat(3, 1)[:5], with_entry(math.nan))), "x[1] has NaN or infinity in sample 3"),
-    "infinite derivative": bad(lambda: entk.ntk(ROOT, X), "the kernel has NaN or infinity between samples 0 to 1", "jacobian"),
-    "infinite derivative of a layer": bad(lambda: entk.ntk(ROOT, X, by_layer=True), "of layer 'f' has NaN or infinity"),
-    "infinite derivative in a file": bad(lambda: entk.write_ntk("k.h5", ROOT, X), "the kernel has NaN or infinity"),
+    "infinite derivative": bad(lambda: entk.ntk(ROOT, 0 * X), "a derivative of the outputs has NaN or infinity at linear (f.weight, f.bias)", "jacobian()"),
+    "infinite derivative later": bad(lambda: entk.ntk(ROOT, LATER), "the kernel has NaN or infinity between samples 0 to 19", "jacobian"),
+    "infinite derivative of a layer": bad(lambda: entk.ntk(ROOT, LATER, by_layer=True), "of layer 'f' has NaN or infinity"),
+    "infinite derivative in a file": bad(lambda: entk.write_ntk("k.h5", ROOT, LATER), "the kernel has NaN or infinity"),
     "overflow": bad(lambda: entk.ntk(HUGE, 1e30 * X), "the kernel has NaN or infinity", "model.double()"),
     # samples
     "no samples": bad(lambda: entk.ntk(MODEL, X[:0]), "x has shape (0, 3), expected at least one sample"),

@@ -15,8 +15,7 @@ import torch
 from torch import nn
 
 import entk
-import entk.shards
-from entk.hdf5 import LIBRARY, SEAL, attribute, write_attribute, write_seal
+from entk.hdf5 import SEAL, attribute, write_attribute, write_seal
 
 SECRET = np.full((12, 12), 1234.5, np.float32)
 
@@ -134,8 +133,8 @@ EDITS: dict[str, tuple[Callable, str]] = {
     "other_shape": (lambda f: remade(f, data=np.zeros((6, 24), "f4"), **CHUNKS), "has shape (6, 24)"),
     "double": (lambda f: remade(f, dtype="float64", **CHUNKS), "is float64, expected float32"),
     "big_endian": (lambda f: remade(f, dtype=">f4", **CHUNKS), "is >f4, expected float32"),
-    "objects": (lambda f: remade(f, data=None, shape=(12, 12), dtype=h5py.string_dtype(), **CHUNKS), "expected float32"),
-    "variable_length": (lambda f: remade(f, data=None, shape=(12, 12), dtype=h5py.vlen_dtype("f4"), **CHUNKS), "expected float32"),
+    "objects": (lambda f: remade(f, data=None, shape=(12, 12), dtype=h5py.string_dtype(), chunks=(6, 6)), "other filters than fletcher32"),
+    "variable_length": (lambda f: remade(f, data=None, shape=(12, 12), dtype=h5py.vlen_dtype("f4"), chunks=(6, 6)), "other filters than fletcher32"),
     "compound": (lambda f: remade(f, data=None, shape=(12, 12), dtype=[("a", "f4")], **CHUNKS), "expected float32"),
     "extra": (lambda f: f.create_dataset("more", data=np.ones(3), chunks=(3,), fletcher32=True), "'more' does not belong there"),
     "named_type": (lambda f: f.__setitem__("layers/type", np.dtype("f4")), "'layers/type' is no dataset"),
@@ -163,7 +162,7 @@ def test_a_crafted_kernel_is_refused(name, kernel, tmp_path, monkeypatch):
         edit(file)
         _sealed(file)
     for canary in canaries:  # a pipe: opening it would block for ever
-        canary.rename(canary.with_suffix(".kept"))
+        canary.rename(canary.with_name(f"{canary.name}.kept"))
         os.mkfifo(canary)
     with pytest.raises(entk.KernelFileError) as found:
         entk.open_kernel(path)
@@ -171,14 +170,14 @@ def test_a_crafted_kernel_is_refused(name, kernel, tmp_path, monkeypatch):
     assert "\n" not in str(found.value)
     assert len(str(found.value)) < 400
     for canary, content in canaries.items():
-        assert canary.with_suffix(".kept").read_bytes() == content
+        assert canary.with_name(f"{canary.name}.kept").read_bytes() == content
 
 
 def _sealed(file: h5py.File) -> None:
     """As far as that goes: what the seal is made of cannot be read of every forgery."""
     try:
         write_seal(file)
-    except (ValueError, TypeError, AttributeError, OSError):
+    except (ValueError, TypeError, AttributeError, OSError, RuntimeError):
         return
 
 
@@ -220,100 +219,3 @@ def test_two_chunks_that_change_places_are_noticed(kernel, tmp_path):
         assert np.isfinite(file["kernel"][()]).all()  # HDF5 sees nothing wrong
     with pytest.raises(entk.KernelFileError, match="its seal is broken"):
         entk.open_kernel(path)
-
-
-@pytest.fixture
-def begun(tmp_path, monkeypatch):
-    """A kernel that was interrupted with a shard of each tile, and the call that goes on."""
-    torch.manual_seed(0)
-    model, x = nn.Linear(3, 2), torch.randn(6, 3)
-    monkeypatch.setattr(entk.shards, "SHARD_SECONDS", -1)
-    with monkeypatch.context() as patch:
-        patch.setattr(entk.shards.Shards, "finish", _interrupt)
-        plan = entk.plan_ntk(model, x, block=2)
-        for path in ("k.h5", "other.h5"):
-            with pytest.raises(KeyboardInterrupt):
-                entk.write_ntk(tmp_path / path, model, x, plan=plan)
-            x = x + 1
-
-    def go_on() -> torch.Tensor:
-        with entk.write_ntk(tmp_path / "k.h5", model, x - 2, plan=plan) as file:
-            return file[:]
-
-    return tmp_path / "k.h5.parts", go_on, entk.ntk(model, x - 2, plan=plan).reshape(12, 12)
-
-
-def _interrupt(*_):
-    raise KeyboardInterrupt
-
-
-def of_another_kernel(shard: Path) -> None:
-    other = shard.parents[1] / "other.h5.parts" / shard.name
-    shard.write_bytes(other.read_bytes())
-
-
-def link_to_another_kernel(shard: Path) -> None:
-    shard.unlink()
-    shard.symlink_to(shard.parents[1] / "other.h5.parts" / shard.name)
-
-
-def pipe(shard: Path) -> None:
-    shard.unlink()
-    os.mkfifo(shard)
-
-
-def renamed_tile(shard: Path) -> None:
-    with h5py.File(shard, "r+") as file:
-        file.move("000001-000000", "000002-000000")
-
-
-def tile_elsewhere(shard: Path) -> None:
-    other = shard.parents[1] / "other.h5.parts" / shard.name
-    with h5py.File(shard, "r+", libver=LIBRARY) as file:
-        del file["000001-000000/kernel"]
-        file["000001-000000/kernel"] = h5py.ExternalLink(str(other), "000001-000000/kernel")
-
-
-@pytest.mark.parametrize(
-    "edit", [of_another_kernel, link_to_another_kernel, pipe, renamed_tile, tile_elsewhere]
-)
-def test_a_shard_that_is_not_ours_is_computed_again(begun, edit):
-    folder, go_on, expected = begun
-    other = folder.with_name("other.h5.parts")
-    before = {p.name: p.read_bytes() for p in other.iterdir()}
-    edit(folder / "shard-000001-000000.h5")
-    assert torch.equal(go_on(), expected)
-    assert {p.name: p.read_bytes() for p in other.iterdir()} == before
-
-
-REQUESTS = {
-    "empty": lambda text: "",
-    "list": lambda text: "[]",
-    "deep": lambda text: "[" * 100_000,
-    "changed": lambda text: text.replace('"by_layer": false', '"by_layer":  true'),
-    "changed plan": lambda text: text.replace('\\"block\\": 2', '\\"block\\": 1'),
-    "no plan": lambda text: json.dumps({**json.loads(text), "plan": None}),
-}
-
-
-@pytest.mark.parametrize("name", REQUESTS)
-def test_a_request_that_is_not_ours_is_refused(begun, name):
-    folder, go_on, _ = begun
-    path = folder / "request.json"
-    text = path.read_text()
-    assert REQUESTS[name](text) != text
-    path.write_text(REQUESTS[name](text))
-    with pytest.raises(entk.KernelFileError, match="pass resume=False to start over"):
-        go_on()
-
-
-def test_a_forged_plan_that_does_not_fit_is_refused(begun):
-    folder, go_on, _ = begun
-    record = json.loads((folder / "request.json").read_text())
-    n = 10**9
-    plan = json.loads(record["plan"]) | {"samples": [n, n], "shape": [n, 2, n, 2], "block": 1}
-    record["plan"] = json.dumps(plan)
-    record["sha256"] = entk.shards._digest(record)
-    (folder / "request.json").write_text(json.dumps(record))
-    with pytest.raises(entk.EntkError, match="plan"):
-        go_on()

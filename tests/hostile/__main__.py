@@ -19,12 +19,16 @@ def bad_inputs() -> dict[str, int]:
     """How many hand-made ones there are in each table."""
     from tests.entk import test_bad_input as entk_table
     from tests.entk import test_hostile_files as files
-    from tests.twophase import test_bad_input as twophase_table
+    from tests.entk import test_hostile_shards as shards
+    from tests.twophase import test_bad_calls as calls
+    from tests.twophase import test_bad_input as lines
 
     tables = {
         "tests/entk/test_bad_input.py": entk_table.CALLS,
-        "tests/entk/test_hostile_files.py": files.EDITS,
-        "tests/twophase/test_bad_input.py": twophase_table.CALLS | twophase_table.LINES,
+        "tests/entk/test_hostile_files.py": files.EDITS | files.CHANGES,
+        "tests/entk/test_hostile_shards.py": shards.SHARDS | shards.REQUESTS,
+        "tests/twophase/test_bad_input.py": lines.LINES,
+        "tests/twophase/test_bad_calls.py": calls.CALLS,
     }
     return {name: len(table) for name, table in tables.items()}
 

@@ -6,7 +6,7 @@ STAMP = $(VENV)/.installed
 TORCH = $(shell grep -E '^torch==' constraints.txt) $(shell grep -E '^torchvision==' constraints.txt)
 FAST = not slow and not packaging and not gpu and not slurm
 
-.PHONY: help quickstart test lint slow mutations packaging slurm bench bench-full gpu paper clean
+.PHONY: help quickstart test lint slow mutations fuzz packaging slurm bench bench-full gpu paper clean
 
 help:
 	@echo "make quickstart   install, train the digits run, write runs/quickstart/report.html"
@@ -14,6 +14,7 @@ help:
 	@echo "make lint         style only"
 	@echo "make slow         tests that take minutes (VGG-16 against torch.func, long kill tests)"
 	@echo "make mutations    deliberate mistakes that tests must notice (minutes; no part of make test)"
+	@echo "make fuzz         10,000 damaged files through every reader (minutes; 500 are part of make test)"
 	@echo "make packaging    installs into fresh environments, with and without a compiler"
 	@echo "make slurm        runs and sweeps through a SLURM of one node, started for it (as root; minutes)"
 	@echo "make bench        benchmarks beside other libraries, short set, to benchmarks/results/"
@@ -43,6 +44,9 @@ slow: $(STAMP)
 
 mutations: $(STAMP)
 	$(RUN) -m tests.mutations
+
+fuzz: $(STAMP)
+	$(RUN) -m tests.hostile --mutants 10000
 
 packaging: $(STAMP)
 	$(RUN) -m pytest -m packaging

@@ -3,8 +3,8 @@
 libhdf5 follows links, external storage and virtual layouts into other files, and its checksums
 cover each chunk but not where it belongs, nor attributes. So a file may have datasets of the
 names, shapes and types that are expected, in chunks with a Fletcher-32 checksum and nothing else;
-and its attribute `seal` is a SHA-256 over all attributes, and over the place and the checksum of
-every chunk. It tells damage, not forgery: whoever can write the file can seal it.
+and its attribute `seal` is a SHA-256 over all attributes, and over the place, the ends and the
+checksum of every chunk. It tells damage, not forgery: whoever can write the file can seal it.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from entk.errors import EntkError, KernelFileError
 LIBRARY = ("v110", "v110")  # metadata with checksums; HDF5 1.10 (2016) and later read it
 SEAL = "seal"
 CHECKSUM = 4  # bytes, at the end of each chunk
+ENDS = 256  # bytes of a chunk that the seal covers by themselves
 FILTERS = [h5py.h5z.FILTER_FLETCHER32]
 
 Form = tuple[tuple[int, ...], str]  # shape and dtype
@@ -46,15 +47,25 @@ def reading(path: Path, advice: str = "write it again") -> Iterator[None]:
 
 
 def attribute(file: h5py.File, name: str) -> str | float | None:
-    """A text or a float64; None: there is none. Raises ValueError: of another type."""
+    """A text or a float64; None: there is none. Raises ValueError: of another type.
+
+    Texts have a fixed length: those of variable length lie in a heap without a checksum, and in a
+    damaged one libhdf5 has been seen to search for ever.
+    """
     if name not in file.attrs:
         return None
     found = h5py.h5a.open(file.id, name.encode())
-    text = h5py.check_string_dtype(found.dtype) is not None
+    text = found.dtype.kind == "S"
     if found.shape != () or not (text or found.dtype == np.float64):
         raise ValueError(f"attribute {name!r} is {found.dtype} {found.shape}")
     value = file.attrs[name]
-    return value if text else float(value)
+    return bytes(value).decode() if text else float(value)
+
+
+def write_attribute(file: h5py.File, name: str, value: str) -> None:
+    """As `attribute` reads it."""
+    text = value.encode()
+    file.attrs.create(name, np.bytes_(text), dtype=h5py.string_dtype("utf-8", len(text)))
 
 
 def datasets(file: h5py.File, form: Callable[[str], Form | None]) -> dict[str, h5py.Dataset]:
@@ -114,7 +125,7 @@ def _fault(dataset: h5py.Dataset, shape: tuple[int, ...], dtype: str, size: int)
 
 
 def seal(file: h5py.File, found: Mapping[str, h5py.Dataset]) -> str:
-    """SHA-256 over attributes, names, forms, and the place and checksum of each chunk."""
+    """SHA-256 over attributes, names, forms, and the place, ends and checksum of each chunk."""
     digest = hashlib.sha256()
     for name in sorted(set(file.attrs) - {SEAL}):
         digest.update(f"{name}={attribute(file, name)!r}\n".encode())
@@ -131,15 +142,19 @@ def seal(file: h5py.File, found: Mapping[str, h5py.Dataset]) -> str:
 
 
 def _checksums(dataset: h5py.Dataset, handle: int) -> Iterator[tuple[tuple[int, ...], bytes]]:
-    """(where it belongs, its Fletcher-32) of each chunk, as they lie in the file."""
+    """(where it belongs, its ends and its Fletcher-32) of each chunk, as they lie in the file.
+
+    The ends, for Fletcher-32 is a sum: it is the same for [[K, 0], [0, K]] rolled by a column.
+    """
     chunks: list = []
     dataset.id.chunk_iter(chunks.append)
     length = math.prod(dataset.chunks) * dataset.dtype.itemsize + CHECKSUM
     for chunk in sorted(chunks):
         if chunk.filter_mask or chunk.size != length:
             raise ValueError(f"chunk {chunk.chunk_offset} of {dataset.name!r:.80} has no checksum")
-        checksum = os.pread(handle, CHECKSUM, chunk.byte_offset + length - CHECKSUM)
-        yield chunk.chunk_offset, checksum
+        end = min(ENDS + CHECKSUM, length)
+        head = os.pread(handle, ENDS, chunk.byte_offset)
+        yield chunk.chunk_offset, head + os.pread(handle, end, chunk.byte_offset + length - end)
 
 
 def check_seal(file: h5py.File, found: Mapping[str, h5py.Dataset]) -> None:
@@ -151,4 +166,4 @@ def check_seal(file: h5py.File, found: Mapping[str, h5py.Dataset]) -> None:
 def write_seal(file: h5py.File) -> None:
     """The last that is written; all that it covers has to be on the disk."""
     file.flush()
-    file.attrs[SEAL] = seal(file, dict(_walk(file, "", set())))
+    write_attribute(file, SEAL, seal(file, dict(_walk(file, "", set()))))

@@ -38,7 +38,7 @@ def parameter_names(model: nn.Module, params: Iterable[str] | None) -> tuple[str
     """The requested parameters in the model's own order; None asks for the trainable ones."""
     known = dict(model.named_parameters())
     if params is None:
-        names = tuple(n for n, p in known.items() if p.requires_grad and p.is_floating_point())
+        names = tuple(n for n, p in known.items() if p.requires_grad)
         if not names:
             raise InputError(
                 "the model has no trainable parameter (requires_grad=True), so its kernel is "
@@ -81,6 +81,11 @@ def check_samples(parameter: Tensor, x: Tensor | Samples, z: Tensor | Samples | 
             if t.dim() == 0 or len(t) == 0:
                 raise InputError(
                     f"{name} has shape {tuple(t.shape)}, expected at least one sample along axis 0"
+                )
+            if t.is_complex() or t.layout != torch.strided:
+                raise InputError(
+                    f"{name} is {t.dtype} with layout {t.layout}, expected real numbers in a dense "
+                    "tensor; use .real or .to_dense()"
                 )
             if len(t) != len(samples):
                 raise InputError(

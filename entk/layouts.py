@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from entk.capture import Call, Layout, gradients, rounding
-from entk.errors import UnsupportedModelError
+from entk.errors import InputError, UnsupportedModelError
 from entk.recorder import Look
 
 
@@ -61,6 +61,12 @@ def _layout(
     repeat = one[axis]
     if pair[0] is None:  # does not reach the output; any layout gives the zeros it contributes
         return Layout(axis)
+    if not all(bool(g.isfinite().all()) for g in pair):
+        raise InputError(
+            f"a derivative of the outputs has NaN or infinity at {call.rule.name} "
+            f"({', '.join(call.parameters.values())}), where the outputs are finite: a root or a "
+            "logarithm at 0 perhaps; look at jacobian() of each sample"
+        )
     for together in (True, False):
         layout = Layout(axis, repeat, together)
         plain, weighted = (layout.samples_first(g).reshape(count, -1) for g in pair)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import platform
 import tempfile
@@ -17,6 +18,7 @@ import torch
 
 from entk.errors import InputError
 from entk.factors import Factors, kernel_shape
+from entk.fields import from_json
 from entk.ops import products
 from entk.ops.native import instructions
 
@@ -41,7 +43,8 @@ class Rates:
     def __post_init__(self) -> None:
         for name in ("rows", "pairs", "fused", "memory"):
             value = getattr(self, name)
-            if not value > 0:
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if not number or not 0 < value < math.inf:
                 raise InputError(f"Rates({name}={value!r}), expected a positive number per second")
 
     def __str__(self) -> str:
@@ -91,8 +94,13 @@ def measure_rates(
     """Some 0.3 s, then kept in the user's cache folder for this machine and these versions."""
     path = _cache(backend, device, dtype, outputs, threads)
     try:
-        return Rates(**json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError):  # not measured yet, or kept by another version
+        return from_json(Rates, path.read_text())
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        RecursionError,
+    ):  # not measured yet, or kept by another version
         pass
     with torch.no_grad():
         found = Rates(**_measured(backend, device, dtype, outputs), measured=True)

@@ -194,6 +194,8 @@ def check_plan(
     sketch: Sketch | None = None,
 ) -> None:
     """A plan that the user brings must have been made for this very request."""
+    if not isinstance(plan, Plan):
+        raise InputError(f"plan={plan!r:.80}, expected a plan of plan_ntk, or None")
     expected = {
         "outputs": target.outputs,
         "symmetric": target.z is None,

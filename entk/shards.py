@@ -21,7 +21,7 @@ from entk.assemble import WHOLE, Tile
 from entk.errors import KernelFileError, LockedError, ResumeError
 from entk.factors import transposed
 from entk.fields import loads
-from entk.hdf5 import reading, write_seal
+from entk.hdf5 import reading, write_attribute, write_seal
 from entk.identity import provenance
 from entk.lock import exclusive
 from entk.plan import Plan
@@ -181,7 +181,7 @@ class Shards:
         temporary = shard.with_suffix(".h5.tmp")
         with _disk(self.folder):
             with created(temporary) as file:
-                file.attrs[BELONGS] = self.belongs
+                write_attribute(file, BELONGS, self.belongs)
                 for (i, j), tile in tiles.items():
                     for group, part in tile.items():
                         name = f"{i:06d}-{j:06d}/{group or WHOLE_NAME}"
@@ -198,9 +198,10 @@ class Shards:
         names = ["kernel", *(f"layers/{layer}" for layer in layers)]
         with _disk(self.folder):
             with created(temporary) as file:
-                file.attrs["format"] = FORMAT
-                file.attrs["plan"] = plan.to_json()
-                file.attrs["provenance"] = json.dumps(provenance(self.request, plan, layers))
+                write_attribute(file, "format", FORMAT)
+                write_attribute(file, "plan", plan.to_json())
+                about = json.dumps(provenance(self.request, plan, layers))
+                write_attribute(file, "provenance", about)
                 for name in names:
                     _create(file, name, plan)
                 error = torch.zeros(2, dtype=torch.float64)

@@ -53,6 +53,8 @@ class KernelFile:
 
     def __init__(self, path: str | PathLike):
         self.path = as_path(path)
+        if self.path.is_dir():
+            raise KernelFileError(f"no kernel at {self.path}, which is a folder; check the path")
         if not self.path.is_file():
             unfinished = parts_folder(self.path).is_dir()
             hint = "call write_ntk again to finish it" if unfinished else "check the path"

@@ -144,7 +144,8 @@ def _load(model: nn.Module, state: Mapping[str, Tensor], s: int) -> None:
     try:
         model.load_state_dict(model.flat(state) if isinstance(model, Functional) else state)
     except (RuntimeError, TypeError) as error:
-        raise InputError(f"state {s} does not fit the model: {error}") from error
+        reason = " ".join(str(error).split())
+        raise InputError(f"state {s} does not fit the model: {reason:.300}") from error
 
 
 def _bands(

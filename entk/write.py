@@ -86,6 +86,8 @@ def write_ntk(
         check_flags(by_layer=by_layer, resume=resume)
         if not path.parent.is_dir():
             raise InputError(f"the folder {path.parent} does not exist; create it first")
+        if path.is_dir():
+            raise InputError(f"path={str(path)!r} is a folder; name a file in it")
         target = prepare(model, x, z, outputs, params, select, strict)
         like, projections = target.like, check_sketch(sketch, seed)
         if plan is not None:

@@ -24,15 +24,13 @@ from twophase import sweep as sweeps
 from twophase.bars import Bars
 from twophase.errors import JobFailedError, UserError
 from twophase.presets import PRESETS
-from twophase.rundir import RunDir, remove_stale
+from twophase.rundir import RunDir, folder, remove_stale
 from twophase.stages import STAGES, complete, do
 from twophase.sweep import Sweep as SweepDir
 
 # no permission, no space, a broken disk, a file in place of a directory: the user's to put right
-DISK = (
-    *(errno.EACCES, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO),
-    *(errno.ENOTDIR, errno.EEXIST),
-)
+DISK = (errno.EACCES, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EEXIST)
+DISK += (errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EFBIG, errno.EIO, errno.EPERM)
 
 What = Annotated[
     str, tyro.conf.Positional, tyro.conf.arg(metavar="PRESET|CONFIG.toml|RUN", name="what")
@@ -219,7 +217,7 @@ def _sweep(command: Sweep) -> None:
         sweep = SweepDir.open(path)
     else:
         base = _config(command, command.what, "no directory of a sweep")
-        out = command.out or Path("runs") / f"{base.name}-sweep"
+        out = command.out or folder(base.name, "-sweep")
         sweep = SweepDir.create(out, base, grids.parse(command.grid))
     if command.launcher and any(sweeps.state(r) == "open" for r in sweep.runs().values()):
         with exclusive(sweep.path):
@@ -250,7 +248,7 @@ def _open(command: _Verb, what: str) -> RunDir:
             )
         return RunDir.open(path)
     config = _config(command, what, "no run directory")
-    return RunDir.create(command.out or Path("runs") / config.name, config)
+    return RunDir.create(command.out or folder(config.name), config)
 
 
 def _config(command: _Verb, what: str, nor: str) -> configs.Config:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 import re
 import tomllib
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from twophase.errors import UserError
 
 Grid = dict[str, list]  # key: its values, in the order of the command line
 NEUTRAL = ("name", "data.root", "kernels.memory", "training.save_every")  # no result depends on it
+MOST = 10_000  # points of a sweep
 LONGEST = 120  # characters of a name; file systems stop at 255 bytes
 
 
@@ -46,7 +48,7 @@ def _values(text: str) -> list:
     """As a TOML array; bare words that are none are strings."""
     try:
         values = tomllib.loads(f"values = [{text}]")["values"]
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:
         if re.search(r"[\[\]{}\"']", text):
             raise UserError(f"--grid: {text!r} is no list of TOML values ({error})") from None
         values = [configs.parse(word.strip()) for word in text.split(",")]
@@ -55,6 +57,9 @@ def _values(text: str) -> list:
 
 def points(base: Config, grid: Grid) -> dict[str, Config]:
     """{name: config} of the product, the last key running fastest; an error names its point."""
+    count = math.prod(map(len, grid.values()))
+    if count > MOST:
+        raise UserError(f"the grid has {count} points, expected at most {MOST}; leave some out")
     combinations = [dict(zip(grid, v, strict=True)) for v in itertools.product(*grid.values())]
     found: dict[str, Config] = {}
     taken: set[str] = set()

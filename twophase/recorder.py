@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import pickle
 import re
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
@@ -11,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -45,13 +43,20 @@ class Recorder:
 
     def __init__(self, folder: str | Path, steps: Iterable[int]):
         self.folder = Path(folder)
-        self.steps = frozenset(steps)
-        if not self.steps or min(self.steps) < 0:
-            raise UserError("Recorder: steps has to name at least one step, none below 0")
+        self.steps = frozenset(steps if isinstance(steps, Iterable) else ())
+        if not self.steps or not all(type(s) is int and s >= 0 for s in self.steps):
+            raise UserError(
+                f"Recorder: steps={steps!r:.80}, expected at least one whole number, none below 0"
+            )
         self._held: AbstractContextManager | None = None
 
     def __call__(self, step: int, model: nn.Module, **more: Any) -> Path | None:
         """The file of this step; None if it is not among the steps."""
+        if not isinstance(step, int) or not hasattr(model, "state_dict"):
+            raise UserError(
+                f"Recorder: called with step={step!r:.80} and a {type(model).__name__}, expected "
+                "the number of the step and a module"
+            )
         if step not in self.steps:
             return None
         if self._held is None:
@@ -99,14 +104,16 @@ def read(path: Path) -> dict[str, Any]:
     Raises UserError: not readable as tensors and plain values.
     """
     try:
+        if not path.is_file():  # a pipe would block
+            raise FileNotFoundError("there is no such file")
         if path.suffix == ".safetensors":
             return load_file(path)
         found = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, SafetensorError, pickle.UnpicklingError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    except Exception as error:  # a damaged file can make the reader raise anything
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(
-            f"{path}: not readable as a checkpoint ({reason}); save state dicts, as torch.save of "
-            "model.state_dict() does"
+            f"{path}: not readable as a checkpoint ({reason:.200}); save state dicts, as "
+            "torch.save of model.state_dict() does"
         ) from None
     if not isinstance(found, dict):
         raise UserError(
@@ -118,6 +125,8 @@ def read(path: Path) -> dict[str, Any]:
 
 def weights(state: dict[str, Any], path: Path) -> dict[str, Tensor]:
     """The model's state dict in what `read` gives, without prefixes of wrappers."""
+    if not isinstance(state, dict):
+        raise UserError(f"{path}: a {type(state).__name__}, expected what a checkpoint holds")
     found = next((state[k] for k in WEIGHTS if isinstance(state.get(k), dict)), state)
     if not found or not all(isinstance(v, Tensor) for v in found.values()):
         raise UserError(

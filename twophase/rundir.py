@@ -242,6 +242,13 @@ def reading(path: Path) -> Iterator[None]:
     raise UserError(f"{path} is damaged ({reason:.200}); delete it and run again")
 
 
+def folder(name: str, after: str = "") -> Path:
+    """Of a run of that name: in runs/ and nowhere else, for a config may come from anyone."""
+    if Path(name).name != name or not name.isprintable() or name.startswith("."):
+        raise UserError(f"name={name!r:.80} is no name of a folder in runs/; pass --out")
+    return Path("runs") / f"{name}{after}"
+
+
 def check_tree(path: Path) -> None:
     """Raises UserError: something below is neither file nor folder, or a link that leads out."""
     inside, todo = path.resolve(), [path]

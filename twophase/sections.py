@@ -10,6 +10,7 @@ Arm = Literal["schedule", "constant", "own"]  # own: trained elsewhere, see twop
 Network = Literal["mlp", "thin-resnet", "resnet20", "vgg16", "vgg16-dropout", "gpt", "vit", "own"]
 Steps = tuple[Annotated[int, Field(ge=0)], ...]
 Count = Annotated[int, Field(ge=1)]
+LONGEST = 10**9  # steps of a run
 Variant = Annotated[str, Field(pattern=r"^(taylor|tangent|nonlinear-frozen)(-keep)?(-running)?$")]
 
 
@@ -81,7 +82,7 @@ class Model(Section):
 class Training(Section):
     """Stochastic gradient descent with momentum on the cross-entropy."""
 
-    steps: Count = 2000
+    steps: Annotated[int, Field(ge=1, le=LONGEST)] = 2000
     """updates of the main run"""
     batch: Count = 64
     """samples per step; the last batch of an epoch may be short"""
@@ -108,7 +109,7 @@ class Chaos(Section):
     """steps at which they are compared; the last step is always among them"""
     horizons: tuple[Count, ...] = ()
     """compared as well so many steps after t0, so that late twins have as long as early ones"""
-    draws: Count = 2
+    draws: Annotated[int, Field(ge=1, le=10_000)] = 2
     """perturbed twins per t0, beside one control with eps = 0"""
     eps: Annotated[float, Field(ge=0)] = 1e-7
     """size of the perturbation"""
@@ -124,7 +125,7 @@ class Chaos(Section):
     """steps after t0 during which the distance is recorded at each, under the same noise"""
     align: Literal["none", "weights", "activations"] = "none"
     """barriers at the last step also after hidden units are renamed to match, by what"""
-    alphas: Annotated[int, Field(ge=3)] = 11
+    alphas: Annotated[int, Field(ge=3, le=10_000)] = 11
     """points on the straight line between two networks, ends included"""
     baseline: Literal["linear", "mean", "raw"] = "linear"
     """what a barrier is above: the line between the ends, their mean, or nothing"""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import zipfile
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
@@ -17,6 +19,8 @@ SKLEARN = ("digits", "breast_cancer", "wine")
 TORCHVISION = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "mnist": "MNIST"}
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 TEST_SHARE = 0.25
+SMALL, RATIO = 100 << 20, 100  # an array of an .npz may be so large, or unpack by so much
+MOST_CLASSES = 1_000_000
 
 Samples = tuple[Tensor, Tensor, Tensor, Tensor]  # in the order of ARRAYS
 
@@ -97,14 +101,49 @@ def _torchvision(data: Data) -> Samples:
 
 def _npz(path: Path) -> Samples:
     try:
+        _check_zip(path)
         with np.load(path, allow_pickle=False) as file:
             missing = [name for name in ARRAYS if name not in file]
             if missing:
                 raise UserError(f"data.source={str(path)!r}: it has no array {missing[0]!r}")
             arrays = [file[name] for name in ARRAYS]
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise UserError(f"data.source={str(path)!r}: not readable as .npz ({error})") from None
+    except UserError:
+        raise
+    except Exception as error:  # a damaged file can make zipfile, zlib and NumPy raise anything
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(
+            f"data.source={str(path)!r}: not readable as .npz ({reason:.200})"
+        ) from None
     return _tensors(*arrays)
+
+
+def _check_zip(path: Path) -> None:
+    """Raises ValueError: no plain file, or one that unpacks to more than there is reason for."""
+    if not path.is_file():  # a pipe would block
+        raise ValueError("there is no such file")
+    with zipfile.ZipFile(path) as file:
+        for part in file.infolist():
+            if part.file_size > max(SMALL, RATIO * part.compress_size):
+                raise ValueError(
+                    f"{part.filename!r:.80} unpacks from {part.compress_size} to {part.file_size} "
+                    "bytes"
+                )
+            with file.open(part) as array:
+                shape, dtype = _header(array)
+                if math.prod(shape) * dtype.itemsize > part.file_size:
+                    raise ValueError(
+                        f"{part.filename!r:.80} says shape {shape} {dtype}, which is more than "
+                        f"{part.file_size} bytes"
+                    )
+
+
+def _header(array: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
+    version = np.lib.format.read_magic(array)
+    read = {(1, 0): np.lib.format.read_array_header_1_0}.get(
+        version, np.lib.format.read_array_header_2_0
+    )
+    shape, _, dtype = read(array)
+    return shape, dtype
 
 
 def _folder(path: Path) -> Samples:
@@ -115,7 +154,13 @@ def _folder(path: Path) -> Samples:
             folder = datasets.ImageFolder(str(path / part))
         except (FileNotFoundError, OSError) as error:
             raise UserError(f"data.source={str(path)!r}: {error}") from None
-        images = [np.asarray(image) for image, _ in folder]
+        try:
+            images = [np.asarray(image) for image, _ in folder]
+        except Exception as error:  # a damaged image can make Pillow raise anything
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise UserError(
+                f"data.source={str(path)!r}: an image of {part}/ is not readable ({reason:.200})"
+            ) from None
         if len({image.shape for image in images}) != 1:
             raise UserError(f"data.source={str(path)!r}: the images of {part}/ differ in size")
         arrays += [np.stack(images), np.asarray(folder.targets)]
@@ -163,4 +208,9 @@ def _labels(name: str, array: np.ndarray) -> Tensor:
         raise UserError(f"data: {name} is {array.dtype} {array.shape}, expected integers [N]")
     if array.size and array.min() < 0:
         raise UserError(f"data: {name} has label {array.min()}, expected classes from 0 up")
+    if array.size and array.max() >= MOST_CLASSES:
+        raise UserError(
+            f"data: {name} has label {array.max()}, expected classes below {MOST_CLASSES}; number "
+            "them from 0"
+        )
     return torch.from_numpy(array.astype(np.int64))

@@ -86,10 +86,12 @@ class Study:
         test: Samples,
         settings: Sequence[str] = (),
     ):
+        _check_arguments(build, train, test)
         files = recorder.checkpoints(checkpoints)
         config = _config(Path(out).name, list(files), len(train[0]), settings)
         self.data = _samples(train, test, build, config)
         _fits(build(), files)
+        _runs(build(), self.data)
         run = RunDir.create(Path(out), config)
         self.run = _OwnRun(run.path, run.config, files)
 
@@ -194,10 +196,11 @@ def _samples(
     given: Samples, test: Samples, build: Callable[[], nn.Module], config: Config
 ) -> Dataset:
     for name, (x, y) in {"train": given, "test": test}.items():
-        if y.dtype != torch.int64 or y.dim() != 1 or len(x) != len(y) or len(y) == 0:
+        bad = y.dtype != torch.int64 or y.dim() != 1 or len(x) != len(y) or len(y) == 0
+        if bad or int(y.min()) < 0:
             raise UserError(
                 f"{name}: inputs {tuple(x.shape)} and labels {y.dtype} {tuple(y.shape)}; expected "
-                "as many int64 labels [N] as inputs [N, ...]"
+                "as many int64 labels [N], none below 0, as inputs [N, ...]"
             )
     if config.kernels.probe > len(given[0]):
         raise UserError(
@@ -209,6 +212,34 @@ def _samples(
     return Dataset(*tensors, classes, flipped=0, scored=scored, build=build)
 
 
+def _check_arguments(build: Callable[[], nn.Module], *parts: Samples) -> None:
+    for part in parts:
+        pair = isinstance(part, tuple | list) and len(part) == 2
+        if not pair or not all(isinstance(t, Tensor) and t.dim() for t in part):
+            raise UserError("Study: train= and test= are pairs of tensors, inputs and labels")
+    if not callable(build) or isinstance(build, nn.Module):
+        raise UserError("Study: build is a function that makes the network, as the class itself is")
+
+
+def _runs(model: nn.Module, data: Dataset) -> None:
+    """Raises UserError: the network does not take these inputs, or has no output for a label."""
+    x = data.x_train[:2].cpu()
+    try:
+        with torch.no_grad():
+            y = model.eval()(x)
+    except Exception as error:  # whatever a network of the caller's raises
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"the network does not take inputs {tuple(x.shape)} {x.dtype}: {reason:.200}"
+        ) from None
+    if not isinstance(y, Tensor) or y.dim() != 2 or y.shape[1] < data.classes:
+        found = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
+        raise UserError(
+            f"the network returns {found} for {len(x)} inputs and labels go up to "
+            f"{data.classes - 1}; expected [N, O] with an output for each label"
+        )
+
+
 def _fits(model: nn.Module, files: dict[int, Path]) -> None:
     """Raises UserError: the first or the last checkpoint is not of this network."""
     for path in (files[min(files)], files[max(files)]):
@@ -216,7 +247,7 @@ def _fits(model: nn.Module, files: dict[int, Path]) -> None:
             model.load_state_dict(recorder.weights(recorder.read(path), path))
         except RuntimeError as error:
             reason = " ".join(str(error).split())
-            raise UserError(f"{path} does not fit the network: {reason[:300]}") from None
+            raise UserError(f"{path} does not fit the network: {reason:.200}") from None
 
 
 def _with(whole: dict[str, Any], moved: State) -> dict[str, Any]:

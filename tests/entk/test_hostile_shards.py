@@ -1,0 +1,116 @@
+"""Unfinished kernels from strangers: what is not ours is computed again, or refused."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import h5py
+import pytest
+import torch
+from torch import nn
+
+import entk
+import entk.shards
+from entk.hdf5 import LIBRARY
+
+
+@pytest.fixture
+def begun(tmp_path, monkeypatch):
+    """A kernel that was interrupted with a shard of each tile, and the call that goes on."""
+    torch.manual_seed(0)
+    model, x, other = nn.Linear(3, 2), torch.randn(6, 3), torch.randn(6, 3)
+    monkeypatch.setattr(entk.shards, "SHARD_SECONDS", -1)
+    with monkeypatch.context() as patch:
+        patch.setattr(entk.shards.Shards, "finish", _interrupt)
+        plan = entk.plan_ntk(model, x, block=2)
+        for path, samples in (("k.h5", x), ("other.h5", other)):
+            with pytest.raises(KeyboardInterrupt):
+                entk.write_ntk(tmp_path / path, model, samples, plan=plan)
+
+    def go_on() -> torch.Tensor:
+        with entk.write_ntk(tmp_path / "k.h5", model, x, plan=plan) as file:
+            return file[:]
+
+    return tmp_path / "k.h5.parts", go_on, entk.ntk(model, x, plan=plan).reshape(12, 12)
+
+
+def _interrupt(*_):
+    raise KeyboardInterrupt
+
+
+def of_another_kernel(shard: Path) -> None:
+    other = shard.parents[1] / "other.h5.parts" / shard.name
+    shard.write_bytes(other.read_bytes())
+
+
+def link_to_another_kernel(shard: Path) -> None:
+    shard.unlink()
+    shard.symlink_to(shard.parents[1] / "other.h5.parts" / shard.name)
+
+
+def pipe(shard: Path) -> None:
+    shard.unlink()
+    os.mkfifo(shard)
+
+
+def renamed_tile(shard: Path) -> None:
+    with h5py.File(shard, "r+") as file:
+        file.move("000001-000000", "000002-000000")
+
+
+def tile_elsewhere(shard: Path) -> None:
+    other = shard.parents[1] / "other.h5.parts" / shard.name
+    with h5py.File(shard, "r+", libver=LIBRARY) as file:
+        del file["000001-000000/kernel"]
+        file["000001-000000/kernel"] = h5py.ExternalLink(str(other), "000001-000000/kernel")
+
+
+SHARDS = {
+    edit.__name__: edit
+    for edit in (of_another_kernel, link_to_another_kernel, pipe, renamed_tile, tile_elsewhere)
+}
+
+
+@pytest.mark.parametrize("name", SHARDS)
+def test_a_shard_that_is_not_ours_is_computed_again(begun, name):
+    folder, go_on, expected = begun
+    other = folder.with_name("other.h5.parts")
+    before = {p.name: p.read_bytes() for p in other.iterdir()}
+    SHARDS[name](folder / "shard-000001-000000.h5")
+    assert torch.equal(go_on(), expected)
+    assert {p.name: p.read_bytes() for p in other.iterdir()} == before
+
+
+REQUESTS = {
+    "empty": lambda text: "",
+    "list": lambda text: "[]",
+    "deep": lambda text: "[" * 100_000,
+    "changed": lambda text: text.replace('"by_layer": false', '"by_layer":  true'),
+    "changed plan": lambda text: text.replace('\\"block\\": 2', '\\"block\\": 1'),
+    "no plan": lambda text: json.dumps({**json.loads(text), "plan": None}),
+}
+
+
+@pytest.mark.parametrize("name", REQUESTS)
+def test_a_request_that_is_not_ours_is_refused(begun, name):
+    folder, go_on, _ = begun
+    path = folder / "request.json"
+    text = path.read_text()
+    assert REQUESTS[name](text) != text
+    path.write_text(REQUESTS[name](text))
+    with pytest.raises(entk.KernelFileError, match="pass resume=False to start over"):
+        go_on()
+
+
+def test_a_forged_plan_that_does_not_fit_is_refused(begun):
+    folder, go_on, _ = begun
+    record = json.loads((folder / "request.json").read_text())
+    n = 10**9
+    plan = json.loads(record["plan"]) | {"samples": [n, n], "shape": [n, 2, n, 2], "block": 1}
+    record["plan"] = json.dumps(plan)
+    record["sha256"] = entk.shards._digest(record)
+    (folder / "request.json").write_text(json.dumps(record))
+    with pytest.raises(entk.EntkError, match="plan"):
+        go_on()

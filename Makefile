@@ -4,15 +4,16 @@ VENV ?= .venv
 RUN = $(VENV)/bin/python
 STAMP = $(VENV)/.installed
 TORCH = $(shell grep -E '^torch==' constraints.txt) $(shell grep -E '^torchvision==' constraints.txt)
-FAST = not slow and not packaging and not gpu and not slurm
+FAST = not slow and not packaging and not gpu and not slurm and not hosts
 
-.PHONY: help quickstart test lint slow mutations fuzz packaging slurm bench bench-full gpu paper clean
+.PHONY: help quickstart test lint slow hosts mutations fuzz packaging slurm bench bench-full gpu paper clean
 
 help:
 	@echo "make quickstart   install, train the digits run, write runs/quickstart/report.html"
 	@echo "make test         install, check style, run the tests"
 	@echo "make lint         style only"
 	@echo "make slow         tests that take minutes (VGG-16 against torch.func, long kill tests)"
+	@echo "make hosts        one kernel on two hosts (network namespaces: needs root), links that fail, ranks that hang"
 	@echo "make mutations    deliberate mistakes that tests must notice (minutes; no part of make test)"
 	@echo "make fuzz         10,000 damaged files through every reader (minutes; 500 are part of make test)"
 	@echo "make packaging    installs into fresh environments, with and without a compiler"
@@ -41,6 +42,9 @@ lint: $(STAMP)
 
 slow: $(STAMP)
 	$(RUN) -m pytest -m slow -s
+
+hosts: $(STAMP)
+	$(RUN) -m pytest -m hosts -rs
 
 mutations: $(STAMP)
 	$(RUN) -m tests.mutations

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
 from unittest.mock import patch
@@ -15,6 +16,7 @@ from unittest.mock import patch
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from entk import cli as kernels
 from twophase import cli
 from twophase.config import Config
 from twophase.presets import PRESETS
@@ -27,22 +29,24 @@ NOTE = "<!-- Written by docs/generate.py; change twophase/{} and run it. -->"
 BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
 
 
-def help_of(*verb: str) -> str:
-    """What `twophase VERB --help` prints into a pipe of a fixed width."""
+def help_of(main: Callable, *verb: str) -> str:
+    """What `PROGRAM VERB --help` prints into a pipe of a fixed width."""
     text = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
     with patch.dict(os.environ, COLUMNS="100"), contextlib.redirect_stdout(text):
         with contextlib.suppress(SystemExit):
-            cli.main([*verb, "--help"])
+            main([*verb, "--help"])
     text.seek(0)
     return "\n".join(line.rstrip() for line in text.read().strip().splitlines())
 
 
 def cli_page() -> str:
-    verbs = [kind.__name__.lower() for kind in get_args(cli.Command)]
-    parts = ["# Command line", NOTE.format("cli.py"), cli.main.__doc__]
-    for verb in ((), *((v,) for v in verbs)):
-        command = " ".join(("twophase", *verb))
-        parts += [f"## {command}", f"```text\n$ {command} --help\n{help_of(*verb)}\n```"]
+    parts = ["# Command line", NOTE.format("cli.py or entk/cli.py"), cli.main.__doc__]
+    for program, module in (("twophase", cli), ("entk", kernels)):
+        verbs = [kind.__name__.lower() for kind in get_args(module.Command)]
+        for verb in ((), *((v,) for v in verbs)):
+            command = " ".join((program, *verb))
+            shown = help_of(module.main, *verb)
+            parts += [f"## {command}", f"```text\n$ {command} --help\n{shown}\n```"]
     return "\n\n".join(parts) + "\n"
 
 

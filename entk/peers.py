@@ -190,11 +190,11 @@ class Peers(Alone):
             self._ask(lambda s, name=name: s.delete_key(name))
         return pickle.loads(data)
 
-    def _ask(self, question: Callable[[dist.Store], Any], limit: float = LOST_SECONDS) -> Any:
+    def _ask(self, question: Callable[[dist.Store], Any], limit: float | None = None) -> Any:
         """The answer of the store, through the thread that may wait for it in vain."""
         answer: Future = Future()
         self.asked.put((question, answer))
-        end = time.monotonic() + limit
+        end = time.monotonic() + (limit or LOST_SECONDS)
         while True:
             try:
                 return answer.result(BEAT_SECONDS)

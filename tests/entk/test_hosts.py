@@ -7,6 +7,8 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -91,13 +93,39 @@ def told(folder: Path) -> list[str]:
 
 
 def workers(process: subprocess.Popen) -> list[str]:
-    """Those that a torchrun has started and that are still there."""
-    return Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    """Those that a torchrun has started and that run still; itself it may be slow to bury them."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    return [pid for pid in children if _state(pid) not in ("Z", "")]
+
+
+def _state(pid: str) -> str:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return ""
+
+
+def until(condition: Callable[[], bool], folder: Path, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, told(folder)
+        time.sleep(0.1)
+
+
+@contextmanager
+def ended(processes: list[subprocess.Popen]) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        for p in processes:
+            p.kill()
+            p.wait()
 
 
 def test_two_hosts_make_the_bytes_of_one_process(hosts, tmp_path, one_thread):
     processes = torchrun(hosts, tmp_path, "kernel")
-    assert [p.wait(timeout=240) for p in processes] == [0, 0], told(tmp_path)
+    with ended(processes):
+        assert [p.wait(timeout=240) for p in processes] == [0, 0], told(tmp_path)
     arguments, options = request(block=1)
     entk.write_ntk(tmp_path / "straight.h5", *arguments, **options).close()
     assert (tmp_path / "k.h5").read_bytes() == (tmp_path / "straight.h5").read_bytes()
@@ -106,19 +134,12 @@ def test_two_hosts_make_the_bytes_of_one_process(hosts, tmp_path, one_thread):
 
 def test_when_the_cable_is_cut_every_rank_ends(hosts, tmp_path, one_thread):
     processes = torchrun(hosts, tmp_path, "slowly")
-    parts, end = tmp_path / "k.h5.parts", time.monotonic() + 120
-    while len(list(parts.glob("shard-*.h5"))) < 4:
-        assert time.monotonic() < end
-        time.sleep(0.1)
-    ip("-n", hosts[1][0], "link", "set", hosts[1][1], "down")
-    assert [len(workers(p)) for p in processes] == [2, 2]
-    end = time.monotonic() + 60
-    while any(map(workers, processes)):
-        assert time.monotonic() < end, told(tmp_path)
-        time.sleep(0.1)
-    for p in processes:  # torchrun itself may go on looking for the other host
-        p.kill()
-        p.wait()
+    parts = tmp_path / "k.h5.parts"
+    with ended(processes):
+        until(lambda: len(list(parts.glob("shard-*.h5"))) >= 4, tmp_path)
+        ip("-n", hosts[1][0], "link", "set", hosts[1][1], "down")
+        assert [len(workers(p)) for p in processes] == [2, 2]
+        until(lambda: not any(map(workers, processes)), tmp_path)  # torchrun itself may stay
     for out in told(tmp_path):
         assert "finished shards are kept; start the processes and make the call again" in out
     assert not (tmp_path / "k.h5").exists()

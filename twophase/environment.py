@@ -31,6 +31,12 @@ def record(run: RunDir, stage: str, seconds: float) -> None:
     run.save_json(path, {**about, "stage_seconds": times})
 
 
+def recorded(run: RunDir, stage: str) -> bool:
+    """Whether the stage is in environment.json; a kill just after its last file leaves it out."""
+    path = run.path / "environment.json"
+    return path.exists() and stage in run.load_json(path).get("stage_seconds", {})
+
+
 def _plan(run: RunDir) -> list[str]:
     """The lines of the plan behind the first kernel, once there is one."""
     path = run.kernel(run.config.arms[0], run.config.kernels.steps[0])

@@ -147,6 +147,8 @@ def do(run: RunDir, name: str, bar: Bar, workers: int, done: set[str]) -> None:
             do(run, earlier, bar, workers, done)
     done.add(name)
     if complete(run, name):
+        if not environment.recorded(run, name):
+            environment.record(run, name, 0.0)
         bar.finish(name, 0.0, skipped=True)
         return
     device.prepare(run.config.device)

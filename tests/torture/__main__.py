@@ -15,7 +15,8 @@ from tests.torture import faults
 
 # points of each subject at most in the long form, by how long one takes; None: every call
 MOST = {"report": 60, "study": 60, "sweep": 30}
-SHORT = {"kernel": 24, "train": 12, "kernels": 8, "recorder": 12}  # subjects of the short form
+SHORT = {"kernel": 8, "recorder": 4, "train": 4}  # subjects of the short form
+KILLS = 201  # at random times
 DOUBLE = 20  # points that are killed twice
 
 
@@ -24,6 +25,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--short", action="store_true", help="a sample, in less than a minute")
     parser.add_argument("--only", nargs="*", help="names of subjects")
     parser.add_argument("--most", type=int, help="points of each subject, at most")
+    parser.add_argument("--kills", type=int, help="processes killed at random times")
     parser.add_argument("--json", type=Path, help="where the counts go")
     chosen = parser.parse_args(arguments)
     if not faults.preloaded():
@@ -37,24 +39,28 @@ def main(arguments: list[str]) -> int:
 
 
 def run(chosen: argparse.Namespace) -> dict:
-    from tests.torture import lost, points, subjects  # torch, in the process with the library only
+    from tests.torture import (  # torch, in the process with the library only
+        lost,
+        points,
+        restarts,
+        subjects,
+    )
 
     subjects.deterministic()
     counts: dict = {}
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder).resolve()
-        for subject in subjects.subjects(home):
-            wanted = chosen.only or (SHORT if chosen.short else None)
-            before = subject.name in subjects.STAGES or subject.name == "recorder"
-            if wanted and subject.name not in wanted and not before:
-                continue
+        every = subjects.subjects(home)
+        wanted = set(chosen.only or (SHORT if chosen.short else [s.name for s in every]))
+        last = max(i for i, subject in enumerate(every) if subject.name in wanted)
+        for subject in every[: last + 1]:  # those before are what later ones start from
             with points.place(home, "warm") as warm:
                 subject.before(warm)
                 points.imported(subject, warm)
             torture = points.Torture(subject, home)
-            if wanted and subject.name not in wanted:
+            if subject.name not in wanted:
                 continue
-            most = SHORT.get(subject.name, 4) if chosen.short else MOST.get(subject.name)
+            most = SHORT[subject.name] if chosen.short else MOST.get(subject.name)
             most = chosen.most or most
             begun = time.monotonic()
             for name, count in faces(torture, most, lost, points):
@@ -62,6 +68,11 @@ def run(chosen: argparse.Namespace) -> dict:
                 print(f"{subject.name}, {name}: {count.survived} of {count.tried}", flush=True)
                 print("\n".join(f"  {w}" for w in count.wrong[:20]), end="", flush=True)
             print(f"{subject.name}: {time.monotonic() - begun:.0f} s", file=sys.stderr)
+        kills = chosen.kills if chosen.kills is not None else 0 if chosen.short else KILLS
+        for name, command in restarts.commands(home).items() if kills else ():
+            count = restarts.restarts(name, command, home / "restarts", kills // 3)
+            counts[name, "random kill"] = count
+            print(f"{name}, random kill: {count.survived} of {count.tried}", flush=True)
     return counts
 
 

@@ -125,15 +125,21 @@ def subjects(home: Path) -> list[Subject]:
 
     def analyse(folder: Path) -> None:
         train, test = (data.x_train, data.y_train), (data.x_test, data.y_test)
+        saved = home / "recorder" / "checkpoints"
         settings = ("chaos.t0=[1]", "kernels.probe=3")
         own = twophase.Study(
-            folder / "run", home / "checkpoints", network, train=train, test=test, settings=settings
+            folder / "run",
+            home / "recorder" / "checkpoints",
+            network,
+            train=train,
+            test=test,
+            settings=settings,
         )
         own.cone()
         own.twins(lambda state, start, stop: loop(data, None, start, stop, state))
         own.report()
 
-    found = [Subject("kernel", kernel)]
+    found = [Subject("kernel", kernel), Subject("recorder", record)]
     for i, stage in enumerate(STAGES):
         work = command(stage, str(file), "--out", "FOLDER/run", "--workers", "1")
         before = (lambda folder: None) if i == 0 else _copy(home / STAGES[i - 1])
@@ -141,7 +147,6 @@ def subjects(home: Path) -> list[Subject]:
     sweep = ("sweep", str(file), "--grid", "seed=0,1", "--out", "FOLDER/sweep", "--workers", "1")
     return [
         *found,
-        Subject("recorder", record),
         Subject("study", analyse),
         Subject("sweep", command(*sweep)),
     ]

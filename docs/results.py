@@ -8,7 +8,9 @@ named stays. The page's generated part is made of all that is there; the text ar
 
 from __future__ import annotations
 
+import html
 import json
+import re
 import shutil
 import sys
 import tomllib
@@ -70,8 +72,9 @@ def _section(path: Path) -> str:
     lines = [
         f"## {path.name}",
         f"[Report]({path.name}/report.html), {count}; "
-        f"{machine['processor']}, {machine['cores']} cores, {machine['device']}; "
-        f"{seconds / 60:.0f} minutes of stages; commit {facts[0]['environment']['commit']}:",
+        f"{plain(machine['processor'])}, {plain(machine['cores'])} cores, "
+        f"{plain(machine['device'])}; {seconds / 60:.0f} minutes of stages; commit "
+        f"{plain(facts[0]['environment']['commit'])}:",
         f"    {_command(path, facts)}",
         _table(["", *about], [[w, *row] for w, row in _words(facts).items()]),
     ]
@@ -87,12 +90,12 @@ def _section(path: Path) -> str:
 def _about(run: Path, keys: list[str]) -> str:
     config = tomllib.loads((run / "config.toml").read_text())
     return ", ".join(
-        f"{key.split('.')[-1]} {reduce(getitem, key.split('.'), config)}" for key in keys
+        plain(f"{key.split('.')[-1]} {reduce(getitem, key.split('.'), config)}") for key in keys
     )
 
 
 def _command(path: Path, facts: list[dict]) -> str:
-    return facts[0]["environment"]["command"]
+    return " ".join(str(facts[0]["environment"]["command"]).split())  # stands as code
 
 
 def _words(facts: list[dict]) -> dict[str, list[str]]:
@@ -135,7 +138,13 @@ def _step(value: float | None) -> str:
 
 def _table(head: list[str], rows: list[list[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return "\n".join(f"| {' | '.join(map(plain, line))} |" for line in lines)
+
+
+def plain(value: object) -> str:
+    """Text that Markdown and HTML leave as it is, on one line."""
+    text = html.escape(" ".join(str(value).split()), quote=False)
+    return re.sub(r"([\\`*\[\]|])", r"\\\1", text)
 
 
 def main(arguments: list[str]) -> None:

@@ -17,6 +17,7 @@ from twophase.plotstyle import (
     arm_line,
     blank,
     mark_drops,
+    plain,
     scale_colours,
 )
 from twophase.tables import Rows, Tables
@@ -132,7 +133,7 @@ def layers(tables: Tables, findings: dict, milestones: tuple[int, ...]) -> list[
         title = f"Turn over {part[0]['lag']} steps · {ARM_LABEL[arm]}"
         figure, axes = blank(title, "step", (4.5, 1.4 + 0.16 * len(names)))
         image = axes.imshow(cells, vmin=0, vmax=top or 1, aspect="auto")
-        axes.set_yticks(range(len(names)), names, fontsize=7)
+        axes.set_yticks(range(len(names)), list(map(plain, names)), fontsize=7)
         ticks = range(0, len(steps), max(1, math.ceil(len(steps) / 6)))
         axes.set_xticks(ticks, [str(steps[k]) for k in ticks])
         axes.grid(visible=False)

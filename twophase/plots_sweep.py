@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from twophase.across import cells, named, ordered
 from twophase.grid import shown
 from twophase.phases import MEASURES
-from twophase.plotstyle import COLOUR, STYLE, Panel, blank, scale_colours, steps_axis
+from twophase.plotstyle import COLOUR, STYLE, Panel, blank, plain, scale_colours, steps_axis
 from twophase.points import Point, half
 
 MARKS = "osv^DPX"
@@ -25,7 +25,7 @@ LONGEST = 38  # characters of a label
 
 def text(label: str) -> str:
     """A label as matplotlib is to draw it: a dollar is no formula."""
-    return shorten(label, LONGEST, placeholder="…").replace("$", r"\$")
+    return plain(shorten(label, LONGEST, placeholder="…"))
 
 
 def colours(count: int) -> list[str]:

@@ -14,6 +14,7 @@ from twophase.plotstyle import (
     COLOUR,
     Panel,
     blank,
+    plain,
     scale_colours,
     steps_axis,
 )
@@ -41,7 +42,7 @@ def _features(rows: Rows, arm: str, top: float) -> Panel:
     )
     image = axes.imshow(cells, vmin=0, vmax=top or 1, aspect="auto")
     axes.set_xticks(range(len(grid)), [str(t) for t in grid])
-    axes.set_yticks(range(len(layers)), layers, fontsize=7)
+    axes.set_yticks(range(len(layers)), list(map(plain, layers)), fontsize=7)
     axes.grid(visible=False)
     bar = figure.colorbar(image, ax=axes, pad=0.02)
     bar.outline.set_visible(False)

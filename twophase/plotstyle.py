@@ -143,6 +143,11 @@ def _escape(text: str) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
+def plain(text: str) -> str:
+    """A name for a drawing: without formulas between dollars, and without what XML cannot have."""
+    return "".join(c if c.isprintable() else "\ufffd" for c in text).replace("$", r"\$")
+
+
 def steps_axis(
     axes: Axes, grid: list[int], ticks: list[int] | None = None, which: str = "x"
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import random
 import resource
@@ -91,7 +92,9 @@ def _child(folder: Path, todo: list[Mutant], seed: int) -> tuple[list[Outcome], 
 
 
 def _limit() -> None:
-    """Memory, no dumps of it, and nothing of a library's last words on the terminal."""
+    """Memory, no dumps of it, no handlers of pytest's, no last words on the terminal."""
+    faulthandler.disable()
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
     mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (mapped + BYTES, mapped + BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

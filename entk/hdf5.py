@@ -124,12 +124,12 @@ def _fault(dataset: h5py.Dataset, shape: tuple[int, ...], dtype: str, size: int)
     return None
 
 
-def seal(file: h5py.File, found: Mapping[str, h5py.Dataset]) -> str:
+def seal(file: h5py.File, found: Mapping[str, h5py.Dataset], path: Path) -> str:
     """SHA-256 over attributes, names, forms, and the place, ends and checksum of each chunk."""
     digest = hashlib.sha256()
     for name in sorted(set(file.attrs) - {SEAL}):
         digest.update(f"{name}={attribute(file, name)!r}\n".encode())
-    handle = os.open(file.filename, os.O_RDONLY)
+    handle = os.open(path, os.O_RDONLY)
     try:
         for name in sorted(found):
             dataset = found[name]
@@ -159,11 +159,11 @@ def _checksums(dataset: h5py.Dataset, handle: int) -> Iterator[tuple[tuple[int, 
 
 def check_seal(file: h5py.File, found: Mapping[str, h5py.Dataset]) -> None:
     """Raises ValueError: the file is not as it was sealed."""
-    if attribute(file, SEAL) != seal(file, found):
+    if attribute(file, SEAL) != seal(file, found, Path(file.filename)):
         raise ValueError("its seal is broken: something in it was changed after it was written")
 
 
-def write_seal(file: h5py.File) -> None:
-    """The last that is written; all that it covers has to be on the disk."""
+def write_seal(file: h5py.File, path: Path) -> None:
+    """The last that is written; all that it covers has to be on the disk, at `path`."""
     file.flush()
-    write_attribute(file, SEAL, seal(file, dict(_walk(file, "", set()))))
+    write_attribute(file, SEAL, seal(file, dict(_walk(file, "", set())), path))

@@ -186,7 +186,7 @@ class Shards:
                     for group, part in tile.items():
                         name = f"{i:06d}-{j:06d}/{group or WHOLE_NAME}"
                         file.create_dataset(name, data=part.numpy(), chunks=True, fletcher32=True)
-                write_seal(file)
+                write_seal(file, temporary)
             _verify(temporary, tiles)
             publish(temporary, shard)
         return dict.fromkeys(tiles, shard)
@@ -213,7 +213,7 @@ class Shards:
                             error += plan.weight(i, j) * torch.from_numpy(tile[ERROR][()])
                 if plan.sketch is not None:
                     file.attrs["sketch_error"] = relative_error(error)
-                write_seal(file)
+                write_seal(file, temporary)
             with KernelFile(temporary) as whole:  # a damaged chunk fails its checksum here
                 for name in names:
                     for index in block_indices(whole.shape, whole.chunks, BAND):

@@ -25,7 +25,7 @@ from twophase.presets import PRESETS
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 # what has no paper: the project's own ways of keeping and planning
-ENGINEERING = {"backends", "jacobian", "open_kernel", "plan_ntk", "write_ntk"}
+ENGINEERING = {"exclusive", "backends", "jacobian", "open_kernel", "plan_ntk", "write_ntk"}
 INHERITED = {"extra_repr"}  # described by torch.nn.Module
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 # what a plan expects of the passes through the model was taken with a stopwatch

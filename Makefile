@@ -6,7 +6,7 @@ STAMP = $(VENV)/.installed
 TORCH = $(shell grep -E '^torch==' constraints.txt) $(shell grep -E '^torchvision==' constraints.txt)
 FAST = not slow and not packaging and not gpu
 
-.PHONY: help quickstart test lint slow mutations packaging bench bench-full gpu clean
+.PHONY: help quickstart test lint slow mutations torture packaging bench bench-full gpu clean
 
 help:
 	@echo "make quickstart   install, train the digits run, write runs/quickstart/report.html"
@@ -14,6 +14,7 @@ help:
 	@echo "make lint         style only"
 	@echo "make slow         tests that take minutes (VGG-16 against torch.func, long kill tests)"
 	@echo "make mutations    deliberate mistakes that tests must notice (minutes; no part of make test)"
+	@echo "make torture      kills, disk errors and power loss at every call, counted (about 15 minutes)"
 	@echo "make packaging    installs into fresh environments, with and without a compiler"
 	@echo "make bench        benchmarks beside other libraries, short set, to benchmarks/results/"
 	@echo "make bench-full   every case (an hour or two); JAX=python-with-neural-tangents adds that"
@@ -41,6 +42,9 @@ slow: $(STAMP)
 
 mutations: $(STAMP)
 	$(RUN) -m tests.mutations
+
+torture: $(STAMP)
+	$(RUN) -m tests.torture --json torture.json
 
 packaging: $(STAMP)
 	$(RUN) -m pytest -m packaging

@@ -20,6 +20,7 @@ from torch import Tensor
 from entk.errors import KernelFileError
 from entk.factors import NTK
 from entk.inputs import as_path
+from entk.lock import sync_folder
 from entk.plan import Plan
 
 FORMAT = "entk-kernel-1"
@@ -214,11 +215,3 @@ def publish(temporary: Path, final: Path) -> None:
         os.fsync(handle.fileno())
     temporary.replace(final)
     sync_folder(final.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

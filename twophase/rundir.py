@@ -155,8 +155,14 @@ class RunDir:
     def load_state(self, path: Path) -> dict[str, Tensor]:
         try:
             return load_file(path)
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"{path} is damaged ({error}); delete it and run again") from None
+        except (
+            SafetensorError,
+            OSError,
+            RuntimeError,
+        ) as error:  # the last is torch's
+            raise UserError(
+                f"{path} is damaged or cannot be read ({error}); delete it and run again"
+            ) from None
 
     def save_json(self, path: Path, value: Any) -> None:
         write_atomic(path, json.dumps(value, indent=1, allow_nan=False).encode())

@@ -6,7 +6,7 @@ STAMP = $(VENV)/.installed
 TORCH = $(shell grep -E '^torch==' constraints.txt) $(shell grep -E '^torchvision==' constraints.txt)
 FAST = not slow and not packaging and not gpu and not slurm and not hosts
 
-.PHONY: help quickstart test lint slow hosts mutations fuzz packaging slurm bench bench-full gpu paper clean
+.PHONY: help quickstart test lint slow hosts mutations fuzz torture packaging slurm bench bench-full gpu paper clean
 
 help:
 	@echo "make quickstart   install, train the digits run, write runs/quickstart/report.html"
@@ -16,6 +16,7 @@ help:
 	@echo "make hosts        one kernel on two hosts (network namespaces: needs root), links that fail, ranks that hang"
 	@echo "make mutations    deliberate mistakes that tests must notice (minutes; no part of make test)"
 	@echo "make fuzz         10,000 damaged files through every reader (minutes; 500 are part of make test)"
+	@echo "make torture      kills, disk errors and power loss at every call, counted (about 15 minutes)"
 	@echo "make packaging    installs into fresh environments, with and without a compiler"
 	@echo "make slurm        runs and sweeps through a SLURM of one node, started for it (as root; minutes)"
 	@echo "make bench        benchmarks beside other libraries, short set, to benchmarks/results/"
@@ -51,6 +52,9 @@ mutations: $(STAMP)
 
 fuzz: $(STAMP)
 	$(RUN) -m tests.hostile --mutants 10000
+
+torture: $(STAMP)
+	$(RUN) -m tests.torture --json torture.json
 
 packaging: $(STAMP)
 	$(RUN) -m pytest -m packaging

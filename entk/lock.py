@@ -49,15 +49,27 @@ def exclusive(folder: str | PathLike) -> Iterator[None]:
         os.close(handle)
         with suppress(OSError):
             folder.rmdir()
+            sync_folder(folder.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in it survive a crash."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _acquire(path: Path) -> int:
     while True:
-        path.parent.mkdir(parents=True, exist_ok=True)
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        except FileNotFoundError:  # its last holder has just removed the folder
-            continue
+        except (FileNotFoundError, FileExistsError):
+            if path.parent.exists() and not path.parent.is_dir():
+                raise
+            continue  # its last holder has just removed the folder
         try:
             _flock(handle, path)
             if _is_at(handle, path):

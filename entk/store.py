@@ -21,6 +21,7 @@ from entk.factors import NTK
 from entk.fields import loads
 from entk.hdf5 import LIBRARY, attribute, check_seal, datasets, reading
 from entk.inputs import as_path
+from entk.lock import sync_folder
 from entk.plan import Plan
 
 FORMAT = "entk-kernel-2"  # 1: without a seal
@@ -245,11 +246,3 @@ def publish(temporary: Path, final: Path) -> None:
         os.fsync(handle.fileno())
     temporary.replace(final)
     sync_folder(final.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

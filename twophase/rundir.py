@@ -24,6 +24,9 @@ from twophase import config as configs
 from twophase.config import Config
 from twophase.errors import UserError
 
+# what parsers raise at a damaged file; RuntimeError is torch's
+BROKEN = (OSError, SafetensorError, ValueError, TypeError, LookupError, AttributeError)
+BROKEN += (RuntimeError,)
 FORMAT = 3  # of a run directory; raised when files of an earlier one cannot be gone on with
 
 
@@ -233,10 +236,10 @@ def reading(path: Path) -> Iterator[None]:
         if not path.is_file():  # a pipe would block
             raise ValueError("there is no such file")
         yield
-    except (OSError, SafetensorError, ValueError, TypeError, LookupError, AttributeError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
     except (RecursionError, MemoryError) as error:
         reason = type(error).__name__
+    except BROKEN as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
     else:
         return
     raise UserError(f"{path} is damaged ({reason:.200}); delete it and run again")

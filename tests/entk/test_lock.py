@@ -4,39 +4,38 @@ import errno
 import os
 import signal
 import socket
-import subprocess
-import sys
 import threading
 
 import pytest
 import torch
 
 import entk
-from tests.test_floors import ROOT
-
-HOLD = """
-import sys, entk
-with entk.exclusive(sys.argv[1]):
-    print("in", flush=True)
-    sys.stdin.readline()
-"""
 
 
-def holder(folder) -> subprocess.Popen:
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "cwd": ROOT}
-    process = subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], **pipes)
-    assert process.stdout.readline() == "in\n"
-    return process
+class Holder:
+    """A process that holds a folder until it is killed."""
+
+    def __init__(self, folder):
+        inside, tell = os.pipe()
+        self.pid = os.fork()
+        if self.pid == 0:
+            with entk.exclusive(folder):
+                os.write(tell, b"1")
+                signal.pause()
+        os.close(tell)
+        assert os.read(inside, 1) == b"1"
+        os.close(inside)
+
+    def kill(self):
+        os.kill(self.pid, signal.SIGKILL)
+        os.waitpid(self.pid, 0)
 
 
 @pytest.fixture(scope="module")
 def held(tmp_path_factory):
     """A folder that another process holds, and that process; killed in the last test."""
     folder = tmp_path_factory.mktemp("held") / "k.h5.parts"
-    process = holder(folder)
-    yield folder, process
-    process.kill()
-    process.communicate()
+    return folder, Holder(folder)
 
 
 def test_the_second_hears_who_the_first_is(held):
@@ -63,8 +62,7 @@ def test_write_ntk_waits_for_nobody_and_reads_without(held):
 
 def test_a_killed_holder_holds_nothing(held):
     folder, process = held
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
     assert (folder / ".lock").exists()
     with entk.exclusive(folder):
         assert str(os.getpid()) in (folder / ".lock").read_text()

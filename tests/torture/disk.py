@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -34,6 +33,10 @@ def read(log: Path) -> list[Call]:
     return calls
 
 
+def _folder(path: str) -> str:
+    return path.rpartition("/")[0]
+
+
 class Disk:
     """Files and folders as the calls leave them; what was there at the start is synced."""
 
@@ -59,9 +62,10 @@ class Disk:
             del file.now[call.offset :]
             file.now.extend(bytes(call.offset - len(file.now)))
         elif call.name == "fsync" and call.path in self.folders:
-            inside = lambda p: os.path.dirname(p) == call.path  # noqa: E731, PTH120 - text
-            self.kept = {p: f for p, f in self.kept.items() if not inside(p)}
-            self.kept |= {p: f for p, f in self.names.items() if inside(p)}
+            inside = {p for p in self.names.keys() | self.kept.keys() if _folder(p) == call.path}
+            gone = {p for p in self.kept if _folder(p) not in self.folders}
+            self.kept = {p: f for p, f in self.kept.items() if p not in inside | gone}
+            self.kept |= {p: f for p, f in self.names.items() if p in inside}
         elif call.name == "fsync":
             file.synced = bytes(file.now)
         elif call.name == "rename":

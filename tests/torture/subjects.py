@@ -128,7 +128,7 @@ def subjects(home: Path) -> list[Subject]:
         settings = ("chaos.t0=[1]", "kernels.probe=3")
         own = twophase.Study(
             folder / "run",
-            home / "recorder" / "checkpoints",
+            saved,
             network,
             train=train,
             test=test,

@@ -152,8 +152,8 @@ def _checksums(dataset: h5py.Dataset, handle: int) -> Iterator[tuple[tuple[int, 
     for chunk in sorted(chunks):
         if chunk.filter_mask or chunk.size != length:
             raise ValueError(f"chunk {chunk.chunk_offset} of {dataset.name!r:.80} has no checksum")
-        end = min(ENDS + CHECKSUM, length)
-        head = os.pread(handle, ENDS, chunk.byte_offset)
+        end = min(ENDS + CHECKSUM, length)  # and not a byte that is another's
+        head = os.pread(handle, end, chunk.byte_offset)
         yield chunk.chunk_offset, head + os.pread(handle, end, chunk.byte_offset + length - end)
 
 

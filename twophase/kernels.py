@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from twophase import data as datasets
 from twophase import seeds, spectra, train
 from twophase.config import Config
 from twophase.data import Dataset
+from twophase.errors import UserError
 from twophase.rundir import RunDir
 
 KERNEL = (
@@ -76,19 +78,33 @@ def collect(run: RunDir, data: Dataset | None = None) -> None:
     """What each kernel is like by itself, and one of them computed again in two other ways."""
     data = datasets.load(run.config) if data is None else data
     wanted = labels(run.config, data.y_train[probe_rows(run.config, data)])
-    rows, spectrum = [], []
+    rows, spectrum, asked = [], [], {}
     for arm, step in jobs(run.config):
         path = run.kernel(arm, step)
         # a kill after the file has appeared and before its shards are gone leaves them behind
         shutil.rmtree(path.with_name(f"{path.name}.parts"), ignore_errors=True)
         with entk.open_kernel(path) as file:
             found, values = describe(file, wanted)
+            asked[path] = file.provenance["request"]
         key = {"arm": arm, "step": step}
         rows.append({**key, **found})
         spectrum += [{**key, "rank": k + 1, "eigenvalue": v} for k, v in enumerate(values)]
+    check_alike(asked)
     run.save_table("kernel", KERNEL, rows)
     run.save_table("spectrum", SPECTRUM, spectrum)
     run.save_table("checks", CHECKS, checks(run, data))
+
+
+def check_alike(asked: dict[Path, dict]) -> None:
+    """Raises UserError: a file was asked for with other samples, parameters or options."""
+    first, *rest = asked
+    for path in rest:
+        differs = sorted(k for k in asked[first] if asked[path].get(k) != asked[first][k])
+        if set(differs) - {"state_sha256"}:
+            raise UserError(
+                f"{path} is not a kernel of the run that {first} is of ({', '.join(differs)} "
+                "differ); delete the one that is not and run again"
+            )
 
 
 def describe(

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 import entk
+from entk.factors import OUTPUTS
 from entk.hdf5 import SEAL, attribute, write_attribute, write_seal
 
 SECRET = np.full((12, 12), 1234.5, np.float32)
@@ -179,6 +180,19 @@ def _sealed(file: h5py.File) -> None:
         write_seal(file, Path(file.filename))
     except (ValueError, TypeError, AttributeError, OSError, RuntimeError):
         return
+
+
+@pytest.mark.parametrize("outputs", OUTPUTS)
+@pytest.mark.parametrize("n", [1, 2, 5, 9])
+def test_the_smallest_kernels_are_taken(outputs, n, tmp_path):
+    """The seal is over their chunks, and over no byte beside them, which may change later."""
+    model, x = nn.Linear(3, 2), torch.randn(n, 3)
+    found = []
+    for name in ("a.h5", "b.h5"):
+        with entk.write_ntk(tmp_path / name, model, x, outputs=outputs, rates="nominal") as file:
+            found.append(file[:])
+    assert torch.equal(*found)
+    assert (tmp_path / "a.h5").read_bytes() == (tmp_path / "b.h5").read_bytes()
 
 
 def test_the_kernel_itself_is_taken(kernel):

@@ -14,9 +14,10 @@ import pytest
 import torch
 from torch import nn
 
+import entk
 import twophase
 from tests.twophase.files import arrays, load, write
-from twophase import recorder
+from twophase import kernels, recorder
 from twophase.errors import UserError
 
 X, Y = torch.ones(8, 3), torch.arange(8) % 2
@@ -104,6 +105,16 @@ def two_of_one_step(folder: Path) -> None:
     recorder.checkpoints(folder)
 
 
+def kernel_of_another_run(folder: Path) -> None:
+    asked = {}
+    for step, x in enumerate((X, X, X + 1)):
+        with entk.write_ntk(folder / f"{step}.h5", nn.Linear(3, 2), x) as kernel:
+            asked[folder / f"{step}.h5"] = kernel.provenance["request"]
+        if step < 2:
+            kernels.check_alike(asked)  # other weights, the same samples: steps of one run
+    kernels.check_alike(asked)
+
+
 CALLS: dict[str, tuple[Callable[[Path], Any], str]] = {
     # arrays
     "no labels": (npz(y_train=None), "it has no array 'y_train'"),
@@ -154,6 +165,7 @@ CALLS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "twins without a step": (lambda f: study(f).twins(lambda state, a, b: state), "twins: no step to perturb at"),
     "a step without a checkpoint": (lambda f: study(f, settings=["kernels.probe=4", "chaos.t0=[9]"]), "chaos.t0"),
     "advance that gives nothing": (lambda f: study(f, settings=["kernels.probe=4", "chaos.t0=[0]"]).twins(lambda state, a, b: None), "advance returned: a NoneType, expected"),
+    "a kernel of another run": (kernel_of_another_run, "2.h5 is not a kernel of the run that"),
     "unknown setting": (lambda f: study(f, settings=["kernel.probe=4"]), "unknown key 'kernel'"),
 }  # fmt: skip
 

@@ -67,15 +67,18 @@ def test_when_one_rank_is_lost_the_others_end(tmp_path, victim, how, expected):
     """Here within 4 s of silence; LOST_SECONDS otherwise."""
     path = tmp_path / "k.h5"
     processes = start(SLOW.replace("0.15", "0.7"), 3, path)  # some ten seconds of tiles
-    for p in processes:
-        after(p, 2)
-    processes[victim].send_signal(how)
-    begun = time.monotonic()
-    others = [p for p in processes if p is not processes[victim]]
-    told = [p.communicate(timeout=60)[0] for p in others]
-    spent = time.monotonic() - begun
-    processes[victim].kill()
-    processes[victim].communicate()
+    try:
+        for p in processes:
+            after(p, 2)
+        processes[victim].send_signal(how)
+        begun = time.monotonic()
+        others = [p for p in processes if p is not processes[victim]]
+        told = [p.communicate(timeout=60)[0] for p in others]
+        spent = time.monotonic() - begun
+    finally:
+        for p in processes:
+            p.kill()
+            p.wait()
     assert spent < 20
     for out in told:
         assert "DistributedError" in out

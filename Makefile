@@ -13,7 +13,7 @@ help:
 	@echo "make test         install, check style, run the tests"
 	@echo "make lint         style only"
 	@echo "make slow         tests that take minutes (VGG-16 against torch.func, long kill tests)"
-	@echo "make hosts        one kernel on two hosts (network namespaces: needs root), links that fail, ranks that hang"
+	@echo "make hosts        one kernel on two hosts (network namespaces: needs root), cut cables, ranks that hang"
 	@echo "make mutations    deliberate mistakes that tests must notice (minutes; no part of make test)"
 	@echo "make fuzz         10,000 damaged files through every reader (minutes; 500 are part of make test)"
 	@echo "make torture      kills, disk errors and power loss at every call, counted (about 15 minutes)"

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 
@@ -29,9 +29,10 @@ import entk
 import entk.peers
 import entk.write
 from benchmarks.cases import Case
+from benchmarks.scaling import Costs, expected, larger, limits
 from benchmarks.table import RESULTS, ROOT
 from entk.assemble import Engine
-from entk.distribute import assign, captured, difference_cover
+from entk.distribute import assign, captured
 from entk.plan import Plan
 from twophase import environment
 
@@ -40,46 +41,6 @@ PAGE = ROOT / "docs" / "benchmarks.md"
 MARKS = re.compile(r"(<!-- distributed:begin -->\n).*(<!-- distributed:end -->)", re.S)
 AHEAD = (8, 64, 512)
 LARGE = 50_000  # samples of the kernel that is looked ahead to: CIFAR-10
-
-
-@dataclass(frozen=True)
-class Costs:
-    """Of one process with one thread."""
-
-    start: float  # seconds before the first tile: the survey, hashes, the plan
-    capture: float  # seconds of one block through the model
-    tile: float  # seconds of the products of one tile
-    join: float  # seconds to join all shards, which rank 0 does alone
-
-
-def expected(costs: Costs, plan: Plan, ranks: int) -> float:
-    """Seconds of the slowest rank, then the join.
-
-    time(R) = start + max over ranks (capture * captured blocks + tile * tiles) + join. Nothing
-    else of any size is said between ranks; what ranks on one machine take from one another is not
-    in it.
-    """
-    work = [
-        costs.capture * captured(plan, tiles) + costs.tile * len(tiles)
-        for tiles in assign(plan, ranks)
-    ]
-    return costs.start + max(work) + costs.join
-
-
-def limits(costs: Costs, blocks: int, ranks: int) -> dict[str, float]:
-    """The parts of time(R) for a symmetric kernel of many more blocks than ranks, in seconds."""
-    share = len(difference_cover(ranks)) / ranks
-    return {
-        "captures": costs.capture * blocks * share,
-        "products": costs.tile * blocks * (blocks + 1) / 2 / ranks,
-        "start": costs.start,
-        "join": costs.join,
-    }
-
-
-def larger(costs: Costs, times: float) -> Costs:
-    """Those of `times` as many samples in blocks of the same size; a join is of all entries."""
-    return replace(costs, join=costs.join * times**2)
 
 
 def main() -> None:

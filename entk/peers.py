@@ -146,7 +146,8 @@ class Peers(Alone):
 
     def memory(self, device: torch.device) -> int | None:
         """What is free, divided by the ranks on one host (on one card); the least of all hosts."""
-        place = (socket.gethostname(), str(device))
+        cuda = device.type == "cuda"  # whose number is not its own: ranks may each see one card
+        place = str(torch.cuda.get_device_properties(device).uuid) if cuda else socket.gethostname()
         every = self.gather((place, available_memory(device)))
         if every is not None:
             ranks = Counter(where for where, _ in every)

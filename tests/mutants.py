@@ -54,6 +54,7 @@ def refused(name: str, file: str = "inputs") -> str:
 
 
 SKETCHED = "tests/entk/test_sketch.py::test_every_case_is_its_definition"
+DISTRIBUTE, DISTRIBUTED = "tests/entk/test_distribute.py", "tests/entk/test_distributed.py"
 NATIVE = "tests/entk/ops/test_native_products.py"
 
 MUTANTS = tuple(
@@ -154,5 +155,9 @@ MUTANTS = tuple(
         ("ops/pairs_gram", "padding matches padding", " & (a[:, :, None] >= 0)", "", defined("embedding_padding")),
         ("sketch", "all parameters have the same probes", "{side} {name}", "{side}", f"{SKETCHED}[mlp-True]"),
         ("sketch", "the seed is overlooked", "{self.sketch.seed} {side}", "{side}", f"{SKETCHED}[mlp-True]"),
+        ("distribute", "tiles are left to the ranks that have too many", "room = limit - len(tiles)", "room = 0", f"{DISTRIBUTE}::test_each_missing_tile_has_one_rank_and_no_rank_too_many"),
+        ("distribute", "blocks are captured that belong to no group of the rank", "return (i - first[(j - i) % ranks]) % ranks", "return (i + j) % ranks", f"{DISTRIBUTE}::test_a_rank_captures_the_blocks_of_its_groups"),
+        ("peers", "sums are added in another order than by one process", "for number in sorted(merged))", "for number in sorted(merged, reverse=True))", f"{DISTRIBUTED}::test_distances_are_the_same_bits_for_any_number_of_ranks"),
+        ("peers", "only rank 0 hears that requests differ", "verdict = self.broadcast(verdict)", "self.broadcast(None)", f"{DISTRIBUTED}::test_errors_are_told_to_all_and_the_group_goes_on"),
     )
 )  # fmt: skip

@@ -19,6 +19,7 @@ from entk import peers
 from tests.ranks import request
 torch.set_num_threads(1)
 peers.LOST_SECONDS, peers.LEAVE_SECONDS, peers.BEAT_SECONDS = 4.0, 1.0, 0.2
+peers.MESSAGE_BYTES = 500  # most messages go in several pieces
 dist.init_process_group("gloo")
 rank = dist.get_rank()
 """

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import entk
-from benchmarks.distributed import Costs, expected, larger, limits
+from benchmarks.scaling import Costs, expected, larger, limits
 from entk.distribute import SLACK, assign, captured, difference_cover
 from entk.plan import Plan
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from textwrap import indent
 
 import pytest
 import torch
@@ -26,6 +27,7 @@ CASES = [
 ]
 SAME = """
 import json
+trio = dist.new_group([0, 1, 2])
 groups = {n: dist.new_group(list(range(n))) for n in (1, 2, 4)}
 for at, case in enumerate(json.loads(sys.argv[2])):
     arguments, options = request(**case)
@@ -50,12 +52,46 @@ if rank == 0:
     torch.save((far, entk.kernel_distance_matrix(files)), f"{sys.argv[1]}/distances-0-0.pt")
 """
 
+ERRORS = """
+from pathlib import Path
+def attempt(name, call):
+    try:
+        call()
+        print(name, "nothing")
+    except entk.EntkError as error:
+        print(name, type(error).__name__, error)
+(model, x, z), options = request()
+path = f"{sys.argv[1]}/shared/k.h5"
+write = lambda *a, **k: entk.write_ntk(path, *a, group=trio, **k).close()
+attempt("data", lambda: write(model, x + rank, **options))
+attempt("outputs", lambda: write(model, x, outputs=["all", "trace", "trace"][rank]))
+attempt("argument", lambda: write(model, x, outputs="some" if rank == 1 else "all"))
+attempt("folder", lambda: entk.write_ntk(f"{sys.argv[1]}/of {rank}/k.h5", model, x, group=trio))
+states = [model.state_dict(), {k: v * (1 + (rank == 2)) for k, v in model.state_dict().items()}]
+attempt("states", lambda: entk.trajectory_distances(model, states, x, group=trio))
+far = entk.kernel_distance_matrix
+attempt("kernels", lambda: far([x[:, 0, : 6 - rank // 2]], group=trio))
+attempt("zero", lambda: far([x[:, 0], 0 * x[:, 0]], group=trio))
+real = entk.shards.Shards.finish
+def full(*a):
+    raise entk.KernelFileError("no space")
+entk.shards.Shards.finish = full
+attempt("disk", lambda: write(model, x, **options))
+entk.shards.Shards.finish = real
+attempt("afterwards", lambda: write(model, x, **options))
+"""
+
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> Path:
     """By groups of 1, 2 and 4 of four processes, in one start of them."""
     folder = tmp_path_factory.mktemp("ranks")
-    finish(start(SAME, 4, folder, json.dumps(CASES)))
+    for name in ("shared", "of 0", "of 1"):
+        (folder / name).mkdir()
+    told = finish(
+        start(SAME + "if rank < 3:\n" + indent(ERRORS, " "), 4, folder, json.dumps(CASES))
+    )
+    (folder / "told.json").write_text(json.dumps(told[:3]))
     return folder
 
 
@@ -80,40 +116,8 @@ def test_distances_are_the_same_bits_for_any_number_of_ranks(made):
             assert torch.equal(others[1], near), (n, r)
 
 
-ERRORS = """
-from pathlib import Path
-def attempt(name, call):
-    try:
-        call()
-        print(name, "nothing")
-    except entk.EntkError as error:
-        print(name, type(error).__name__, error)
-(model, x, z), options = request()
-path = f"{sys.argv[1]}/k.h5"
-write = lambda *a, **k: entk.write_ntk(path, *a, group="world", **k).close()
-attempt("data", lambda: write(model, x + rank, **options))
-attempt("outputs", lambda: write(model, x, outputs=["all", "trace", "trace"][rank]))
-attempt("argument", lambda: write(model, x, outputs="some" if rank == 1 else "all"))
-attempt("folder", lambda: entk.write_ntk(f"{sys.argv[1]}/{rank}/k.h5", model, x, group="world"))
-states = [model.state_dict(), {k: v * (1 + (rank == 2)) for k, v in model.state_dict().items()}]
-attempt("states", lambda: entk.trajectory_distances(model, states, x, group="world"))
-far = entk.kernel_distance_matrix
-attempt("kernels", lambda: far([x[:, 0, : 6 - rank // 2]], group="world"))
-attempt("zero", lambda: far([x[:, 0], 0 * x[:, 0]], group="world"))
-real = entk.shards.Shards.finish
-def full(*a):
-    raise entk.KernelFileError("no space")
-entk.shards.Shards.finish = full
-attempt("disk", lambda: write(model, x, **options))
-entk.shards.Shards.finish = real
-attempt("afterwards", lambda: write(model, x, **options))
-"""
-
-
-def test_errors_are_told_to_all_and_the_group_goes_on(tmp_path):
-    for r in range(2):
-        (tmp_path / str(r)).mkdir()
-    outs = finish(start(ERRORS, 3, tmp_path))
+def test_errors_are_told_to_all_and_the_group_goes_on(made):
+    outs = json.loads((made / "told.json").read_text())
     told = [dict(line.split(" ", 1) for line in out.splitlines()) for out in outs]
     differs = "InputError rank {} asks for something else than rank 0: {}"
     for r, each in enumerate(told):

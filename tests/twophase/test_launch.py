@@ -56,6 +56,23 @@ def file(tmp_path):
     return path
 
 
+def test_what_is_lost_comes_back_the_same_from_jobs_here(finished, tmp_path, capsys):
+    """One twin, and the report: two jobs, the second after the first."""
+    out = tmp_path / "out"
+    shutil.copytree(finished.path, out)
+    run = RunDir.open(out)
+    run.twin(6, 1).unlink()
+    arguments = ("run", out, "--launcher", "local", "--workers", 1, "--step-seconds", 1)
+    status, said, error = call(capsys, *arguments)
+    assert status == 0, error
+    assert [line.split(":")[0] for line in said.splitlines()[:2]] == ["chaos", "report"]
+    assert said.splitlines()[-1] == f"report: {run.report}"
+    assert different(finished, run) == []
+    assert call(capsys, "status", out)[1].count(" done ") == 2 + 1  # two jobs, a heading
+    assert call(capsys, *arguments)[1] == said.split("report\n", 1)[1]  # nothing is sent out
+
+
+@pytest.mark.slow
 def test_a_run_whose_jobs_are_killed_and_preempted_has_the_same_bits(file, tmp_path, capsys):
     out = tmp_path / "out"
     run = SimpleNamespace(path=out, twin=RunDir(out, None).twin)

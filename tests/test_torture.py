@@ -18,7 +18,7 @@ import entk
 import twophase
 from tests.test_floors import ROOT
 from tests.torture import faults
-from twophase.rundir import write_atomic
+from twophase.disk import write_atomic
 
 SAMPLE = ("kill", "kill twice", "ENOSPC", "EIO", "power loss")
 

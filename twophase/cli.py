@@ -22,9 +22,10 @@ from twophase import elements, launch
 from twophase import grid as grids
 from twophase import sweep as sweeps
 from twophase.bars import Bars
+from twophase.disk import remove_stale
 from twophase.errors import JobFailedError, UserError
 from twophase.presets import PRESETS
-from twophase.rundir import RunDir, folder, remove_stale
+from twophase.rundir import RunDir, folder
 from twophase.stages import STAGES, complete, do
 from twophase.sweep import Sweep as SweepDir
 

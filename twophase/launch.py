@@ -17,9 +17,10 @@ import tyro
 
 from twophase import elements
 from twophase.bars import Bars
+from twophase.disk import write_atomic
 from twophase.elements import Part
 from twophase.errors import JobFailedError, UserError
-from twophase.rundir import RunDir, write_atomic
+from twophase.rundir import RunDir
 from twophase.sweep import Sweep
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from entk import exclusive
+from twophase.disk import remove_stale, write_atomic
 from twophase.errors import UserError
-from twophase.rundir import remove_stale, write_atomic
 
 NAME = re.compile(r"(\d+)\.(pt|pth|ckpt|bin|safetensors)$")
 WEIGHTS = ("model", "state_dict", "model_state_dict")  # of Recorder and many, Lightning, tutorials

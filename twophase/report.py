@@ -27,9 +27,10 @@ from twophase import (
 )
 from twophase import config as configs
 from twophase.controls import controls
+from twophase.disk import write_atomic
 from twophase.plotstyle import Panel
 from twophase.report_data import DATA, geometry, sizes
-from twophase.rundir import RunDir, write_atomic
+from twophase.rundir import RunDir
 
 # figure: (section, heading, tables behind it)
 FIGURES: dict[str, tuple[str, str, tuple[str, ...]]] = {

@@ -15,11 +15,12 @@ from markupsafe import Markup
 from twophase import across, aggregate, plots_sweep, plotstyle, points, wording_sweep
 from twophase import config as configs
 from twophase import grid as grids
+from twophase.disk import write_atomic
 from twophase.errors import UserError
 from twophase.phases import MEASURES
 from twophase.points import Point
 from twophase.report import data_uri, inlined, template, thresholds
-from twophase.rundir import RunDir, write_atomic
+from twophase.rundir import RunDir
 from twophase.sweep import FILE, Sweep
 
 HEADINGS = {

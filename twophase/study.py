@@ -20,9 +20,10 @@ from twophase import config as configs
 from twophase import data as datasets
 from twophase.config import Config
 from twophase.data import Dataset
+from twophase.disk import remove_stale
 from twophase.errors import UserError
 from twophase.perturb import perturb
-from twophase.rundir import RunDir, remove_stale
+from twophase.rundir import RunDir
 from twophase.train import State
 
 ARM = "own"

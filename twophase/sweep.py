@@ -10,18 +10,12 @@ from entk import EntkError, exclusive
 from twophase import config as configs
 from twophase import grid as grids
 from twophase.config import Config
+from twophase.disk import check_tree, remove_stale, sha256, write_atomic
 from twophase.errors import DivergedError, UserError
 from twophase.grid import Grid
 from twophase.parallel import map_calls
 from twophase.points import Point, load
-from twophase.rundir import (
-    RunDir,
-    check_tree,
-    differences,
-    remove_stale,
-    sha256,
-    write_atomic,
-)
+from twophase.rundir import RunDir, differences
 from twophase.stages import STAGES, Bar, complete, do
 
 FILE = "sweep.toml"

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from twophase import models, seeds
 from twophase.config import Config
 from twophase.data import Dataset, augment, batch_indices
+from twophase.disk import write_atomic
 from twophase.errors import DivergedError
 from twophase.metrics import cross_entropy, logits, reestimate, score
-from twophase.rundir import RunDir, write_atomic
+from twophase.rundir import RunDir
 
 State = dict[str, Tensor]  # "model.<name>": parameters and buffers; "momentum.<name>"
 

@@ -125,6 +125,7 @@ def subjects(home: Path) -> list[Subject]:
 
     def analyse(folder: Path) -> None:
         train, test = (data.x_train, data.y_train), (data.x_test, data.y_test)
+        saved = home / "recorder" / "checkpoints"
         settings = ("chaos.t0=[1]", "kernels.probe=3")
         own = twophase.Study(
             folder / "run",

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from twophase import config
+from twophase.disk import remove_stale, write_atomic
 from twophase.errors import UserError
-from twophase.rundir import FORMAT, RunDir, remove_stale, write_atomic
+from twophase.rundir import FORMAT, RunDir
 
 
 @pytest.fixture

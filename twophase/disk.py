@@ -1,0 +1,108 @@
+"""Files of a run: they appear whole, and what a damaged one does to a parser is one line."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from twophase.errors import UserError
+
+# what parsers raise at a damaged file; RuntimeError is torch's
+BROKEN = (OSError, SafetensorError, ValueError, TypeError, LookupError, AttributeError)
+BROKEN += (RuntimeError,)
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Temporary file beside it, fsync, rename, fsync of the folder.
+
+    Raises UserError: the disk refuses; what was there stays.
+    """
+    temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
+        _sync(path.parent)
+    except OSError as error:
+        raise UserError(
+            f"{path} could not be written ({error}); what was finished is kept: "
+            "free space or repair the disk and run again"
+        ) from error
+
+
+def _sync(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a disk that cannot sync folders
+            raise
+    finally:
+        os.close(handle)
+
+
+def remove_stale(folder: Path) -> None:
+    """Remove temporary files that processes of this machine left when they were killed."""
+    for file in folder.rglob(f".*.{socket.gethostname()}.*.tmp"):
+        pid = file.stem.rpartition(".")[2]
+        if pid.isdecimal() and not _lives(int(pid)):
+            file.unlink(missing_ok=True)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except OSError as error:
+        return error.errno != errno.ESRCH
+    return True
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Whatever a parser makes of a damaged file becomes one line that names it."""
+    try:
+        if not path.is_file():  # a pipe would block
+            raise ValueError("there is no such file")
+        yield
+    except (RecursionError, MemoryError) as error:
+        reason = type(error).__name__
+    except BROKEN as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+    else:
+        return
+    raise UserError(f"{path} is damaged ({reason:.200}); delete it and run again")
+
+
+def check_tree(path: Path) -> None:
+    """Raises UserError: something below is neither file nor folder, or a link that leads out."""
+    inside, todo = path.resolve(), [path]
+    while todo:
+        for entry in os.scandir(todo.pop()):
+            if entry.is_symlink() and not Path(entry.path).resolve().is_relative_to(inside):
+                raise UserError(
+                    f"{entry.path} is a link out of the run directory, through which other files "
+                    "would be read and written; put the files here, or link the whole directory"
+                )
+            if entry.is_dir(follow_symlinks=False):
+                todo.append(Path(entry.path))
+            elif not entry.is_file() and not entry.is_symlink():
+                raise UserError(f"{entry.path} is neither a file nor a folder; remove it")
+
+
+def sha256(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()

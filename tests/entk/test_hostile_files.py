@@ -187,9 +187,10 @@ def _sealed(file: h5py.File) -> None:
 def test_the_smallest_kernels_are_taken(outputs, n, tmp_path):
     """The seal is over their chunks, and over no byte beside them, which may change later."""
     model, x = nn.Linear(3, 2), torch.randn(n, 3)
+    options = {"outputs": outputs, "rates": "nominal", "memory": "1GB"}
     found = []
     for name in ("a.h5", "b.h5"):
-        with entk.write_ntk(tmp_path / name, model, x, outputs=outputs, rates="nominal") as file:
+        with entk.write_ntk(tmp_path / name, model, x, **options) as file:
             found.append(file[:])
     assert torch.equal(*found)
     assert (tmp_path / "a.h5").read_bytes() == (tmp_path / "b.h5").read_bytes()

@@ -41,7 +41,7 @@ def restored(kind: Any, value: Any, name: str) -> Any:
             raise ValueError(f"{name} is {value!r:.60}, expected a list")
         return tuple(restored(k, v, name) for k, v in zip(kinds, value, strict=True))
     if kind is float and type(value) is int and abs(value) < 2**53:
-        value = float(value)
+        return value  # and no float: what is written again is the same text
     if type(value) is not kind or (kind is float and not math.isfinite(value)):
         raise ValueError(f"{name} is {value!r:.60}, expected {kind.__name__}")
     return value

@@ -21,6 +21,7 @@ def test_every_parameter_has_a_line(case):
     expected = [n for n, p in model.named_parameters() if p.requires_grad]
     assert [c.name for c in plan.layers] == expected
     assert Plan.from_json(plan.to_json()) == plan
+    assert Plan.from_json(plan.to_json()).to_json() == plan.to_json()  # bit for bit
 
 
 def rules(name: str) -> dict[str, tuple[str, str]]:

@@ -21,13 +21,13 @@ def bad_inputs() -> dict[str, int]:
     from tests.entk import test_hostile_files as files
     from tests.entk import test_hostile_shards as shards
     from tests.twophase import test_bad_calls as calls
-    from tests.twophase import test_bad_input as lines
+    from tests.twophase import test_bad_commands as lines
 
     tables = {
         "tests/entk/test_bad_input.py": entk_table.CALLS,
         "tests/entk/test_hostile_files.py": files.EDITS | files.CHANGES,
         "tests/entk/test_hostile_shards.py": shards.SHARDS | shards.REQUESTS,
-        "tests/twophase/test_bad_input.py": lines.LINES,
+        "tests/twophase/test_bad_commands.py": lines.LINES,
         "tests/twophase/test_bad_calls.py": calls.CALLS,
     }
     return {name: len(table) for name, table in tables.items()}

@@ -14,7 +14,7 @@ from pathlib import Path
 from tests.torture import faults
 
 # points of each subject at most in the long form, by how long one takes; None: every call
-MOST = {"report": 60, "study": 60, "sweep": 30}
+MOST = {"report": 12, "study": 24, "sweep": 8}
 SHORT = {"kernel": 8, "recorder": 4, "train": 4}  # subjects of the short form
 KILLS = 201  # at random times
 DOUBLE = 20  # points that are killed twice

@@ -50,7 +50,7 @@ class Torture:
 
     def __init__(self, subject: Subject, home: Path):
         self.subject, self.home = subject, home
-        self.expected, self.calls = self._undisturbed(home / subject.name)
+        self.expected, self.calls = self._undisturbed()
         folder = self.start()
         self.whole = {name: {content} for name, content in contents(folder).items()}
         disk = Disk(folder)
@@ -71,11 +71,13 @@ class Torture:
         self.subject.before(folder)
         return folder
 
-    def _undisturbed(self, folder: Path) -> tuple[dict[str, bytes], int]:
-        folder.mkdir()
-        self.subject.before(folder)
+    def _undisturbed(self) -> tuple[dict[str, bytes], int]:
+        """In the folder that the faults are in, as a report has its path; later stages start from
+        what it left."""
+        folder = self.start()
         outcome = perform(self.subject.work, folder, Fault(Mode.COUNT))
         assert outcome.status == 0, outcome.said
+        shutil.copytree(folder, self.home / self.subject.name)
         return contents(folder), outcome.calls
 
     def torn(self, folder: Path) -> list[str]:

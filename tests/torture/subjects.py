@@ -20,7 +20,7 @@ from twophase import cli, config, environment, plots_sweep, report, stages, stud
 from twophase.data import load
 
 STAGES = ("train", "chaos", "kernels", "cone", "linear", "report")
-MAY_DIFFER = ("log.jsonl",)
+MAY_DIFFER = ("log.jsonl", ".lock")
 STILL = SimpleNamespace(monotonic=lambda: 0.0)  # a clock that stands: records of time are equal
 
 

@@ -17,7 +17,7 @@ def plan(n: int, m: int | None = None) -> Plan:
     """Of n blocks, or n by m."""
     model, x = torch.nn.Linear(2, 1), torch.randn(2, 2)
     made = entk.plan_ntk(model, x, x if m else None, block=1, memory="1GB", rates="nominal")
-    return replace(made, samples=(n, m or n))
+    return replace(made, samples=(n, m or n), shape=(n, 1, m or n, 1))
 
 
 @pytest.mark.parametrize("done", [0, 0.4])

@@ -125,7 +125,7 @@ MUTANTS = tuple(
         ("features", "a sketch forgets what has no rule", "block.project(name, j, 0)", "block.project(name, 0 * j, 0)", f"{SKETCHED}[raw_matmul-True]", f"{SKETCHED}[bilinear-True]"),
         ("assemble", "the samples x stand for z", "x, z = self.target.x, self.target.z", "x, z = self.target.x, self.target.z\n        z = None if z is None else x[: len(z)]", exact("mlp")),
         ("assemble", "the tile of a block with itself is not mirrored", "if lower:\n                    mirror(", "if False:\n                    mirror(", exact("conv2d", strategy="pairs")),
-        ("assemble", "the first tile of each row is thought to be square", "yield i, j, self.tile(a, b, lower=a is b)", "yield i, j, self.tile(a, b, lower=i == j)", exact("mlp")),
+        ("assemble", "the first tile of each row is thought to be square", "self.tile(a, b, lower=a is b)) for", "self.tile(a, b, lower=i == j)) for", exact("mlp")),
         ("assemble", "the last part of the outputs counts", "whole[group][0] += t", "whole[group][0] = t", f"{TILING}::test_outputs_in_parts[2-trace-mlp]"),
         ("assemble", "parts of a diagonal are side by side the wrong way", "torch.cat(parts) for group", "torch.cat(parts[::-1]) for group", f"{TILING}::test_outputs_in_parts[2-diagonal-mlp]"),
         ("assemble", "of the passes of a block the first one counts", "join([each.pop(name) for each in made])", "join([made[0][name] for _ in made])", f"{TILING}::test_passes_smaller_than_tiles[all-rows-mlp]"),

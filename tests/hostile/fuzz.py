@@ -10,6 +10,7 @@ import shutil
 import signal
 import tempfile
 import traceback
+from ast import literal_eval
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -64,7 +65,8 @@ def run(count: int, seed: int = 0) -> list[Outcome]:
             todo = todo[len(done) :]
             if status and todo:
                 died = signal.Signals(os.WTERMSIG(status)).name if status & 127 else str(status)
-                word = "hung" if died == "SIGALRM" else "crashed"
+                word = "crashed" if status & 127 else "untyped"
+                word = "hung" if died == "SIGALRM" else word
                 found.append(Outcome(todo[0].kind, f"mutant {todo[0].number}", word, died))
                 todo = todo[1:]
     return found
@@ -87,7 +89,7 @@ def _child(folder: Path, todo: list[Mutant], seed: int) -> tuple[list[Outcome], 
             os._exit(status)
     os.close(sent)
     with os.fdopen(read) as lines:
-        done = [Outcome(*eval(line, {})) for line in lines if line.endswith("\n")]
+        done = [Outcome(*literal_eval(line)) for line in lines if line.endswith("\n")]
     return done, os.waitpid(child, 0)[1]
 
 

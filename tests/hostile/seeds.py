@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import h5py
 import numpy as np
 import torch
 from torch import nn
@@ -63,8 +64,6 @@ def _tiles(folder: Path) -> Any:
     found = {}
     for shard in sorted(parts.glob("shard-*.h5")):
         for tile in readable_tiles(shard, plan, shards.belongs):
-            import h5py
-
             with h5py.File(shard) as file:
                 group = file[f"{tile[0]:06d}-{tile[1]:06d}"]
                 found[tile] = {name: part[()] for name, part in group.items()}
@@ -168,6 +167,8 @@ def _begin(folder: Path, model: nn.Module, x: torch.Tensor, plan: entk.Plan) -> 
         entk.shards.SHARD_SECONDS, entk.shards.Shards.finish = before
     (folder / "begin" / "k.h5.parts").rename(folder / "k.h5.parts")
     (folder / "begin").rmdir()
+    for shard in (folder / "k.h5.parts").glob("shard-*.h5"):  # without what tells its writer
+        shard.rename(shard.with_name(f"{shard.stem.rpartition('-')[0]}.h5"))
     (folder / "asked.json").write_text(json.dumps(asked[0]))
 
 

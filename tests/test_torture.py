@@ -104,7 +104,7 @@ def test_a_folder_that_is_not_there(tmp_path):
 
 def test_a_folder_in_place_of_the_file(tmp_path):
     (tmp_path / "k.h5").mkdir()
-    with pytest.raises(entk.KernelFileError, match=r"no kernel at .*k\.h5"):
+    with pytest.raises(entk.InputError, match=r"k\.h5' is a folder"):
         entk.write_ntk(tmp_path / "k.h5", MODEL, X)
     (tmp_path / "file").touch()
     recorder = twophase.Recorder(tmp_path / "file" / "checkpoints", steps=[0])

@@ -39,8 +39,9 @@ def write_atomic(path: Path, content: bytes) -> None:
             raise
         _sync(path.parent)
     except OSError as error:
+        name = str(path) if len(str(path)) < 200 else f"{str(path)[:99]}...{str(path)[-99:]}"
         raise UserError(
-            f"{path} could not be written ({error}); what was finished is kept: "
+            f"{name} could not be written ({error.strerror or error}); what was finished is kept: "
             "free space or repair the disk and run again"
         ) from error
 

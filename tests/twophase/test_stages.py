@@ -89,7 +89,7 @@ def test_a_report_that_is_written_again_leaves_the_record_of_what_was_measured(
     finished, perform, tmp_path, monkeypatch
 ):
     copy(finished.path, tmp_path, "config.toml", "environment.json", "**/*.safetensors")
-    copy(finished.path, tmp_path, "**/*.csv", "**/*.json", "**/*.h5")
+    copy(finished.path, tmp_path, "**/*.csv*", "**/*.json", "**/*.h5")
     run = RunDir.open(tmp_path)
     before = json.loads((tmp_path / "environment.json").read_text())
     monkeypatch.setattr("sys.argv", ["twophase", "report", "elsewhere"])

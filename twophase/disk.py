@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -63,6 +64,12 @@ def remove_stale(folder: Path) -> None:
         pid = file.stem.rpartition(".")[2]
         if pid.isdecimal() and not _lives(int(pid)):
             file.unlink(missing_ok=True)
+
+
+def remove_folder(folder: Path) -> None:
+    """With all that is in it, as far as that goes."""
+    with suppress(OSError):  # ignore_errors does not cover a folder that cannot be closed
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _lives(pid: int) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from twophase import data as datasets
 from twophase import seeds, spectra, train
 from twophase.config import Config
 from twophase.data import Dataset
+from twophase.disk import remove_folder
 from twophase.errors import UserError
 from twophase.rundir import RunDir
 
@@ -82,7 +82,7 @@ def collect(run: RunDir, data: Dataset | None = None) -> None:
     for arm, step in jobs(run.config):
         path = run.kernel(arm, step)
         # a kill after the file has appeared and before its shards are gone leaves them behind
-        shutil.rmtree(path.with_name(f"{path.name}.parts"), ignore_errors=True)
+        remove_folder(path.with_name(f"{path.name}.parts"))
         with entk.open_kernel(path) as file:
             found, values = describe(file, wanted)
             asked[path] = file.provenance["request"]

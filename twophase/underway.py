@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from twophase.disk import remove_folder
 from twophase.rundir import RunDir
 from twophase.train import State
 
@@ -56,7 +56,7 @@ class Underway:
         return found
 
     def done(self) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
+        remove_folder(self.folder)
 
     def _file(self, label: str, step: int) -> Path:
         return self.folder / f"{label}-{step:06d}.safetensors"
@@ -77,7 +77,7 @@ class Underway:
 
 def clear(run: RunDir, stage: str) -> None:
     """Remove what jobs that were killed just after their results have left behind."""
-    shutil.rmtree(_folder(run, stage), ignore_errors=True)
+    remove_folder(_folder(run, stage))
 
 
 def _folder(run: RunDir, stage: str) -> Path:

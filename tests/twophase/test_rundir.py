@@ -128,7 +128,8 @@ def test_a_refusing_disk_is_one_line(tmp_path, monkeypatch):
 
         with monkeypatch.context() as patch:
             patch.setattr(*((os, call, refuse) if call == "fsync" else (Path, call, refuse)))
-            with pytest.raises(UserError, match=rf"a\.txt could not be written .*{number}"):
+            words = rf"a\.txt could not be written .*{os.strerror(number)}"
+            with pytest.raises(UserError, match=words):
                 write_atomic(path, b"new")
         assert path.read_bytes() == b"old"
         assert list(tmp_path.iterdir()) == [path]

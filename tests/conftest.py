@@ -1,8 +1,14 @@
+import signal
+
 import pytest
 import torch
 
 # OMP_NUM_THREADS=1 still asks for one: idle threads that spin are dear on a busy machine
 torch.set_num_threads(min(2, torch.get_num_threads()))
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # a shell that starts the tests in the background has them ignore Ctrl-C, and what they start
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

@@ -73,7 +73,7 @@ def test_default_directory_is_named_after_the_run(twophase, file, tmp_path, monk
             ("other.toml", "--out", "run"),
             "holds a run with another config (seed is 0 there, 5 here)",
         ),
-        (("other.toml", "--out", "bad.toml"), "bad.toml/config.toml could not be written (File"),
+        (
             ("other.toml", "--out", "bad.toml"),
             "bad.toml/config.toml could not be written (File exists)",
         ),

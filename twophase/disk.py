@@ -13,6 +13,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
+from entk import exclusive
 from twophase.errors import UserError
 
 # what parsers raise at a damaged file; RuntimeError is torch's
@@ -56,6 +57,14 @@ def _sync(folder: Path) -> None:
             raise
     finally:
         os.close(handle)
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """`entk.exclusive`, once what killed processes left there is removed."""
+    with exclusive(folder):
+        remove_stale(folder)
+        yield
 
 
 def remove_stale(folder: Path) -> None:

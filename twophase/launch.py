@@ -76,10 +76,10 @@ def launch(target: RunDir | Sweep, options: Launch, workers: int) -> list[str]:
 
     Raises JobFailedError: a job that was waited for; UserError: a parameter, or no such queue.
     """
-    open_ = [(name, job) for name, job in recorded(target.path) if not settled(job)]
-    if open_:
-        ids = ", ".join(job.job_id for _, job in open_)
-        print(f"{len(open_)} jobs are queued or running and nothing is submitted: {ids}")
+    at_work = _at_work(target.path)
+    if at_work:
+        ids = ", ".join(at_work)
+        print(f"{len(at_work)} jobs are queued or running and nothing is submitted: {ids}")
         if options.launcher == "local" or not options.wait:
             return []
         jobs = [job for _, job in recorded(target.path)]
@@ -199,12 +199,17 @@ def recorded(path: Path) -> list[tuple[str, Job]]:
 
 def check_idle(path: Path) -> None:
     """Raises UserError: jobs that were sent out are at work there."""
-    at_work = [job.job_id for _, job in recorded(path) if not settled(job)]
+    at_work = _at_work(path)
     if at_work:
         raise UserError(
             f"{path}: {len(at_work)} jobs of an earlier command are queued or running "
             f"({', '.join(at_work[:4])}); wait for them, or cancel them first"
         )
+
+
+def _at_work(path: Path) -> list[str]:
+    """Ids of the jobs of the last submission that have not ended."""
+    return [job.job_id for _, job in recorded(path) if not settled(job)]
 
 
 def state(job: Job) -> str:

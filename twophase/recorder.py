@@ -13,8 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from entk import exclusive
-from twophase.disk import remove_stale, write_atomic
+from twophase.disk import alone, write_atomic
 from twophase.errors import UserError
 
 NAME = re.compile(r"(\d+)\.(pt|pth|ckpt|bin|safetensors)$")
@@ -60,10 +59,9 @@ class Recorder:
         if step not in self.steps:
             return None
         if self._held is None:
-            held = exclusive(self.folder)
+            held = alone(self.folder)
             held.__enter__()  # until this recorder is gone, or its process
             self._held = held
-            remove_stale(self.folder)
         parts = {"model": model, **more}
         state = {k: v.state_dict() if hasattr(v, "state_dict") else v for k, v in parts.items()}
         out = io.BytesIO()

@@ -14,13 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from entk import exclusive
 from twophase import chaos, cone, environment, kernels, recorder, train
 from twophase import config as configs
 from twophase import data as datasets
 from twophase.config import Config
 from twophase.data import Dataset
-from twophase.disk import remove_stale
+from twophase.disk import alone
 from twophase.errors import UserError
 from twophase.perturb import perturb
 from twophase.rundir import RunDir
@@ -99,8 +98,7 @@ class Study:
     def cone(self) -> None:
         """Scores, kernels and their distances at every checkpoint."""
         run, start = self.run, time.monotonic()
-        with exclusive(run.path), _one_thread():
-            remove_stale(run.path)
+        with alone(run.path), _one_thread():
             train.evaluate(run, self.data)
             for job in kernels.jobs(run.config):
                 if not run.kernel(*job).exists():
@@ -123,8 +121,7 @@ class Study:
                 "twins: no step to perturb at; give Study settings=['chaos.t0=[...]'] of steps "
                 f"that have a checkpoint: {', '.join(map(str, run.files))}"
             )
-        with exclusive(run.path):
-            remove_stale(run.path)
+        with alone(run.path):
             for t0, draws in chaos.jobs(run.config):
                 for draw in draws:
                     if not run.twin(t0, draw).exists():
@@ -153,8 +150,7 @@ class Study:
         """report.html, from what has been computed."""
         from twophase import report  # matplotlib takes a second
 
-        with exclusive(self.run.path):
-            remove_stale(self.run.path)
+        with alone(self.run.path):
             report.write(self.run)
         return self.run.report
 

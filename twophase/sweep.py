@@ -6,11 +6,11 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from entk import EntkError, exclusive
+from entk import EntkError
 from twophase import config as configs
 from twophase import grid as grids
 from twophase.config import Config
-from twophase.disk import check_tree, remove_stale, sha256, write_atomic
+from twophase.disk import alone, check_tree, sha256, write_atomic
 from twophase.errors import DivergedError, UserError
 from twophase.grid import Grid
 from twophase.parallel import map_calls
@@ -118,8 +118,7 @@ class _Silent:
 def follow(run: RunDir, workers: int) -> None:
     """All stages of one point; that its training diverged is a result."""
     try:
-        with exclusive(run.path):
-            remove_stale(run.path)
+        with alone(run.path):
             do(run, "report", _Silent(), workers, set())
     except DivergedError as error:
         run.save_record(run.diverged, {"reason": str(error)})

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from uuid import uuid4
 
@@ -40,6 +41,7 @@ from entk.store import (
 
 SHARD_SECONDS = 20.0  # a kill loses at most this much work
 SHARD_BYTES = 64 << 20
+OPEN = 64  # shards that a join has open at once
 CHUNK = 1024  # rows and columns of an HDF5 chunk, at most
 WHOLE_NAME = "kernel"  # in a shard, beside the names of layers
 
@@ -196,21 +198,20 @@ class Shards:
         temporary = self.path.with_name(f".{self.path.name}.tmp")
         layers = [group for group in groups if group != WHOLE]
         names = ["kernel", *(f"layers/{layer}" for layer in layers)]
+        opened = lru_cache(OPEN)(lambda shard: h5py.File(shard, "r"))  # closed once let go of
         with _disk(self.folder):
             with created(temporary) as file:
                 write_attribute(file, "format", FORMAT)
                 write_attribute(file, "plan", plan.to_json())
                 about = json.dumps(provenance(self.request, plan, layers))
                 write_attribute(file, "provenance", about)
-                for name in names:
-                    _create(file, name, plan)
+                into = {name: _create(file, name, plan) for name in names}
                 error = torch.zeros(2, dtype=torch.float64)
                 for i, j in plan.tiles():
-                    with h5py.File(self.done[i, j], "r") as shard:
-                        tile = shard[f"{i:06d}-{j:06d}"]
-                        _join(file, tile, plan, i, j, layers)
-                        if plan.sketch is not None:
-                            error += plan.weight(i, j) * torch.from_numpy(tile[ERROR][()])
+                    tile = opened(self.done[i, j])[f"{i:06d}-{j:06d}"]
+                    _join(into, tile, plan, i, j, layers)
+                    if plan.sketch is not None:
+                        error += plan.weight(i, j) * torch.from_numpy(tile[ERROR][()])
                 if plan.sketch is not None:
                     file.attrs["sketch_error"] = relative_error(error)
                 write_seal(file, temporary)
@@ -262,21 +263,23 @@ def _flat(plan: Plan, part: np.ndarray) -> np.ndarray:
     return part.reshape(part.shape[0] * part.shape[1], -1) if plan.outputs == "all" else part
 
 
-def _create(file: h5py.File, name: str, plan: Plan) -> None:
+def _create(file: h5py.File, name: str, plan: Plan) -> h5py.Dataset:
     shape, o = flat_shape(plan), plan.shape[1] if plan.outputs == "all" else 1
     side = min(plan.block * o, CHUNK)
     chunks = (*(1,) * (len(shape) - 2), min(side, shape[-2]), min(side, shape[-1]))
-    file.create_dataset(name, shape, plan.dtype, chunks=chunks, fletcher32=True)
+    return file.create_dataset(name, shape, plan.dtype, chunks=chunks, fletcher32=True)
 
 
-def _join(file: h5py.File, tile: h5py.Group, plan: Plan, i: int, j: int, layers: list[str]) -> None:
+def _join(
+    into: dict[str, h5py.Dataset], tile: h5py.Group, plan: Plan, i: int, j: int, layers: list[str]
+) -> None:
     """Copy one tile, and its mirror image, into the finished datasets."""
     o = plan.shape[1] if plan.outputs == "all" else 1
     rows, columns = (slice(s.start * o, s.stop * o) for s in (plan.span(i), plan.span(j, axis=1)))
     parts = {f"layers/{layer}": tile[layer][()] for layer in layers}
     parts["kernel"] = sum(parts.values()) if layers else tile[WHOLE_NAME][()]
     for name, part in parts.items():
-        file[name][..., rows, columns] = _flat(plan, part)
+        into[name][..., rows, columns] = _flat(plan, part)
         if plan.symmetric and i != j:
             other = transposed(torch.from_numpy(part), plan.outputs).contiguous().numpy()
-            file[name][..., columns, rows] = _flat(plan, other)
+            into[name][..., columns, rows] = _flat(plan, other)

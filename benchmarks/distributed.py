@@ -41,6 +41,11 @@ PAGE = ROOT / "docs" / "benchmarks.md"
 MARKS = re.compile(r"(<!-- distributed:begin -->\n).*(<!-- distributed:end -->)", re.S)
 AHEAD = (8, 64, 512)
 LARGE = 50_000  # samples of the kernel that is looked ahead to: CIFAR-10
+BLOCK = 256  # and of its blocks
+BLOCKS = math.ceil(LARGE / BLOCK)
+JOINED = 8192  # samples of the kernel whose join is timed
+CASES = ("ResNet-20:512:trace", "ResNet-20:384:all")
+PARTS = ("captures", "products", "start", "join")
 
 
 def main() -> None:
@@ -49,26 +54,13 @@ def main() -> None:
         _work(options)
         return
     with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
-        runs = [_run(options, ranks, Path(folder)) for ranks in options.ranks]
-    assert len({run["sha256"] for run in runs}) == 1, "the files differ"
-    plan = Plan.from_json(runs[0]["plan"])
-    one = next(run for run in runs if run["ranks"] == 1)
-    costs = Costs(**one["costs"])
-    for run in runs:
-        run["model_s"] = round(expected(costs, plan, run["ranks"]), 2)
-        run["measured_over_model"] = round(run["seconds"] / run["model_s"], 2)
-        run["speed_up"] = round(one["seconds"] / run["seconds"], 2)
-        run.pop("plan")
-    times = LARGE / options.samples
-    blocks = math.ceil(LARGE / options.block)
-    ahead = {ranks: limits(larger(costs, times), blocks, ranks) for ranks in (1, *AHEAD)}
+        kernels = [_kernel(options, case, Path(folder)) for case in options.cases]
+        join = _join_seconds(Path(folder))
+    costs = Costs(**kernels[0]["costs"])
     found = {
-        "kernel": f"{options.network}, N={options.samples}, outputs={options.outputs!r}, float32",
-        "blocks": plan.blocks,
-        "tiles": len(list(plan.tiles())),
-        "costs": asdict(costs),
-        "runs": runs,
-        "ahead": ahead,
+        "kernels": kernels,
+        "join": {"samples": JOINED, "block": BLOCK, "seconds": join},
+        "ahead": {ranks: _ahead(costs, join, options, ranks) for ranks in (1, *AHEAD)},
         "rounds": options.rounds,
         "environment": environment.describe(),
         "command": f"python -m benchmarks.distributed {' '.join(sys.argv[1:])}".strip(),
@@ -80,34 +72,90 @@ def main() -> None:
     print(table(found))
 
 
+def _kernel(options: argparse.Namespace, case: str, folder: Path) -> dict:
+    """One kernel by every number of ranks."""
+    network, samples, outputs = case.split(":")
+    print(f"{network}, N={samples}, {outputs}", flush=True)
+    runs = [_run(case, ranks, folder) for ranks in options.ranks]
+    assert len({run["sha256"] for run in runs}) == 1, "the files differ"
+    plan = Plan.from_json(runs[0]["plan"])
+    one = next(run for run in runs if run["ranks"] == 1)
+    costs = Costs(**one["costs"])
+    for run in runs:
+        run["model_s"] = round(expected(costs, plan, run["ranks"]), 2)
+        run["measured_over_model"] = round(run["seconds"] / run["model_s"], 2)
+        run["speed_up"] = round(one["seconds"] / run["seconds"], 2)
+        run.pop("plan")
+    return {
+        "kernel": f"{network}, N={samples}, outputs={outputs!r}, float32",
+        "blocks": plan.blocks,
+        "tiles": len(list(plan.tiles())),
+        "costs": asdict(costs),
+        "runs": runs,
+    }
+
+
+def _ahead(costs: Costs, join: float, options: argparse.Namespace, ranks: int) -> dict:
+    """Of the first case's network with LARGE samples in blocks of BLOCK."""
+    return limits(larger(costs, BLOCK / options.block, join * (LARGE / JOINED) ** 2), BLOCKS, ranks)
+
+
+def _join_seconds(folder: Path) -> float:
+    """What it takes to join the shards of a kernel of JOINED samples in blocks of BLOCK."""
+    x, spent = torch.randn(JOINED, 4), []
+    model = torch.nn.Linear(4, 1)
+    plan = entk.plan_ntk(model, x, outputs="trace", block=BLOCK, rates="nominal")
+    finish = entk.write.Shards.finish
+
+    def timed(*arguments):
+        start = time.perf_counter()
+        finish(*arguments)
+        spent.append(time.perf_counter() - start)
+
+    entk.write.Shards.finish = timed
+    for _ in range(3):
+        asked = {"outputs": "trace", "plan": plan, "resume": False}
+        entk.write_ntk(folder / "join.h5", model, x, **asked).close()
+    entk.write.Shards.finish = finish
+    return round(median(spent), 3)
+
+
 def table(found: dict) -> str:
     """Markdown: what was measured, and what the model says beyond."""
-    processor = found["environment"]["machine"]["processor"]
-    lines = [
-        f"{found['kernel']}; {found['tiles']} tiles of {found['blocks'][0]} blocks; median of "
-        f"{found['rounds']}; {processor}, one thread a rank",
+    machine = found["environment"]["machine"]["processor"]
+    lines = [f"{machine}, one thread a rank; medians of {found['rounds']}.", ""]
+    for kernel in found["kernels"]:
+        of = kernel["costs"]
+        lines += [
+            f"{kernel['kernel']}; {kernel['tiles']} tiles of {kernel['blocks'][0]} blocks; "
+            f"{of['capture']:.2f} s a block, {of['tile']:.3f} s a tile:",
+            "",
+            "| ranks | s | speed-up | model, s | s / model | captured twice | shards | said |",
+            "|---|---|---|---|---|---|---|---|",
+        ]
+        for run in kernel["runs"]:
+            cells = (
+                run["ranks"],
+                f"{run['seconds']:.1f}",
+                f"{run['speed_up']:.2f}",
+                f"{run['model_s']:.1f}",
+                f"{run['measured_over_model']:.2f}",
+                f"{run['captured_twice']:.0%}",
+                f"{run['shard_bytes'] / 1e6:.1f} MB",
+                f"{run['sent_bytes'] / 1e3:.0f} kB",
+            )
+            lines.append(f"| {' | '.join(map(str, cells))} |")
+        lines.append("")
+    lines += [
+        f"By the model, the first kernel with N = {LARGE:,} in blocks of {BLOCK}; joining "
+        f"{found['join']['samples']:,} samples took {found['join']['seconds']:.2f} s:",
         "",
-        "| ranks | s | speed-up | model, s | measured / model | captured twice | shards | said |",
-        "|---|---|---|---|---|---|---|---|",
+        "| ranks | captures, s | products, s | start, s | join, s | speed-up |",
+        "|---|---|---|---|---|---|",
     ]
-    for run in found["runs"]:
-        cells = (
-            run["ranks"],
-            f"{run['seconds']:.1f}",
-            f"{run['speed_up']:.2f}",
-            f"{run['model_s']:.1f}",
-            f"{run['measured_over_model']:.2f}",
-            f"{run['captured_twice']:.0%}",
-            f"{run['shard_bytes'] / 1e6:.1f} MB",
-            f"{run['sent_bytes'] / 1e3:.0f} kB",
-        )
-        lines.append(f"| {' | '.join(map(str, cells))} |")
-    lines += ["", f"By the model, N = {LARGE:,}:", ""]
-    lines += ["| ranks | captures, s | products, s | start, s | join, s | speed-up |"]
-    lines += ["|---|---|---|---|---|---|"]
     one = sum(found["ahead"][1].values())
     for ranks, parts in found["ahead"].items():
-        cells = [ranks, *(f"{parts[key]:.3g}" for key in ("captures", "products", "start", "join"))]
+        cells = [ranks, *(f"{parts[key]:,.3g}" for key in PARTS)]
         lines.append(f"| {' | '.join(map(str, cells))} | {one / sum(parts.values()):.1f} |")
     return "\n".join(lines) + "\n"
 
@@ -115,25 +163,24 @@ def table(found: dict) -> str:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("--network", default="ResNet-20")
-    add("--samples", type=int, default=512, help="N")
-    add("--outputs", default="trace")
+    add("--cases", nargs="+", default=CASES, metavar="NETWORK:N:OUTPUTS")
     add("--block", type=int, default=32, help="samples on a side of a tile")
     add("--ranks", type=int, nargs="+", default=[1, 2, 3, 4], help="1 is among them")
     add("--rounds", type=int, default=3)
     add("--scratch", type=Path, default=None, help="folder for kernels")
     add("--result", type=Path, default=RESULT)
-    add("--worker", type=Path, help=argparse.SUPPRESS)
+    add("--worker", nargs=2, help=argparse.SUPPRESS)  # path, case
     return parser.parse_args()
 
 
-def _run(options: argparse.Namespace, ranks: int, folder: Path) -> dict:
+def _run(case: str, ranks: int, folder: Path) -> dict:
     """The processes of `ranks` ranks, and what rank 0 has told."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    path = folder / f"{ranks}.h5"
-    command = [sys.executable, "-m", "benchmarks.distributed", *sys.argv[1:], "--worker", str(path)]
+    path = str(folder / "kernel.h5")
+    command = [sys.executable, "-m", "benchmarks.distributed", *sys.argv[1:]]
+    command += ["--worker", path, case]
     place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(ranks)}
     environment_ = os.environ | place | {"OMP_NUM_THREADS": "1"}
     processes = [
@@ -154,15 +201,17 @@ def _work(options: argparse.Namespace) -> None:
     """One rank: the same kernel `rounds` times; rank 0 prints."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
-    model, x, _ = Case(options.network, options.samples, outputs=options.outputs).make()
-    asked = {"outputs": options.outputs, "memory": "4GB", "rates": "nominal"}
+    path, case = options.worker
+    network, samples, outputs = case.split(":")
+    model, x, _ = Case(network, int(samples), outputs=outputs).make()
+    asked = {"outputs": outputs, "memory": "4GB", "rates": "nominal"}
     plan = entk.plan_ntk(model, x, block=options.block, **asked)
     clock, seconds, counts = _Clock(), [], {}
     for _ in range(options.rounds):
         dist.barrier()
         clock.begin()
-        asked = {"outputs": options.outputs, "plan": plan, "resume": False, "group": "world"}
-        entk.write_ntk(options.worker, model, x, **asked).close()
+        asked = {"outputs": outputs, "plan": plan, "resume": False, "group": "world"}
+        entk.write_ntk(path, model, x, **asked).close()
         seconds.append(clock.now())
         clock.end_of_round()
         counts = {"shard_bytes": clock.shards, "sent_bytes": clock.sent}
@@ -177,7 +226,7 @@ def _work(options: argparse.Namespace) -> None:
             "costs": clock.costs(plan),
             "captured_twice": round(1 - plan.blocks[0] / blocks, 3),
             **{key: sum(c[key] for c in every) for key in counts},
-            "sha256": hashlib.sha256(options.worker.read_bytes()).hexdigest(),
+            "sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest(),
             "plan": plan.to_json(),
         }
         print(json.dumps(found))

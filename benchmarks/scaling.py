@@ -43,6 +43,7 @@ def limits(costs: Costs, blocks: int, ranks: int) -> dict[str, float]:
     }
 
 
-def larger(costs: Costs, times: float) -> Costs:
-    """Those of `times` as many samples in blocks of the same size; a join is of all entries."""
-    return replace(costs, join=costs.join * times**2)
+def larger(costs: Costs, times: float, join: float) -> Costs:
+    """Those of blocks with `times` as many samples, and of a kernel whose join takes so long."""
+    block = {"capture": costs.capture * times, "tile": costs.tile * times**2}
+    return replace(costs, join=join, **block)

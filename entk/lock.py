@@ -46,7 +46,8 @@ def exclusive(folder: str | PathLike) -> Iterator[None]:
     finally:
         with suppress(OSError):
             (folder / NAME).unlink()  # while held: who waits for the old file looks again
-        os.close(handle)
+        with suppress(OSError):  # what was written there is of no use any more
+            os.close(handle)
         with suppress(OSError):
             folder.rmdir()
             sync_folder(folder.parent)

@@ -62,4 +62,4 @@ def test_the_model_of_scaling_by_hand():
     assert expected(costs, plan(6), 3) == 3 + 2 * 4 + 0.5 * 7 + 1
     assert limits(costs, 600, 3)["captures"] == 2 * 600 * 2 / 3
     assert limits(costs, 600, 3)["products"] == 0.5 * 600 * 601 / 2 / 3
-    assert larger(costs, 10) == replace(costs, join=100.0)
+    assert larger(costs, 10, 7.0) == replace(costs, capture=20.0, tile=50.0, join=7.0)

@@ -66,7 +66,8 @@ def run(chosen: argparse.Namespace) -> dict:
             for name, count in faces(torture, most, lost, points):
                 counts[subject.name, name] = count
                 print(f"{subject.name}, {name}: {count.survived} of {count.tried}", flush=True)
-                print("\n".join(f"  {w}" for w in count.wrong[:20]), end="", flush=True)
+                for wrong in count.wrong[:20]:
+                    print(f"  {wrong}", flush=True)
             print(f"{subject.name}: {time.monotonic() - begun:.0f} s", file=sys.stderr)
         kills = chosen.kills if chosen.kills is not None else 0 if chosen.short else KILLS
         for name, command in restarts.commands(home).items() if kills else ():

@@ -14,7 +14,7 @@ from pathlib import Path
 from tests.torture import faults
 
 # points of each subject at most in the long form, by how long one takes; None: every call
-MOST = {"report": 12, "study": 24, "sweep": 8}
+MOST = {"kernels": 60, "cone": 60, "linear": 60, "report": 12, "study": 24, "sweep": 8}
 SHORT = {"kernel": 8, "recorder": 4, "train": 4}  # subjects of the short form
 KILLS = 201  # at random times
 DOUBLE = 20  # points that are killed twice
@@ -65,16 +65,20 @@ def run(chosen: argparse.Namespace) -> dict:
             begun = time.monotonic()
             for name, count in faces(torture, most, lost, points):
                 counts[subject.name, name] = count
-                print(f"{subject.name}, {name}: {count.survived} of {count.tried}", flush=True)
-                for wrong in count.wrong[:20]:
-                    print(f"  {wrong}", flush=True)
+                told(subject.name, name, count)
             print(f"{subject.name}: {time.monotonic() - begun:.0f} s", file=sys.stderr)
         kills = chosen.kills if chosen.kills is not None else 0 if chosen.short else KILLS
         for name, command in restarts.commands(home).items() if kills else ():
             count = restarts.restarts(name, command, home / "restarts", kills // 3)
             counts[name, "random kill"] = count
-            print(f"{name}, random kill: {count.survived} of {count.tried}", flush=True)
+            told(name, "random kill", count)
     return counts
+
+
+def told(subject: str, fault: str, count) -> None:
+    print(f"{subject}, {fault}: {count.survived} of {count.tried}", flush=True)
+    for wrong in count.wrong[:20]:
+        print(f"  {wrong}", flush=True)
 
 
 def faces(torture, most: int | None, lost, points):

@@ -100,6 +100,21 @@ def chunk_bomb(file):
     file.create_dataset("kernel", (12, 12), "float32", **options)
 
 
+def raw_chunk(size: int, mask: int) -> Callable[[h5py.File], None]:
+    """A chunk of so many bytes, for which the filters of the mask were left out."""
+
+    def edit(file):
+        remade(file, **CHUNKS).id.write_direct_chunk((0, 0), bytes(size), mask)
+
+    return edit
+
+
+def nested_deep(file):
+    group = file["layers"]
+    for _ in range(1500):
+        group = group.create_group("a")
+
+
 def provenance_without_layers(file):
     write_attribute(file, "provenance", json.dumps({"layers": 3}))
 
@@ -131,6 +146,9 @@ EDITS: dict[str, tuple[Callable, str]] = {
     "shape_bomb_of_the_plan": (shape_bomb_of_the_plan, "cannot lie in"),
     "chunk_bomb": (chunk_bomb, "has shape (12, 12), expected (12, 12)"),
     "missing_chunks": (lambda f: remade(f, data=None, shape=(12, 12), dtype="float32", **CHUNKS), "has 0 chunks of 4"),
+    "chunk_without_checksum": (raw_chunk(6 * 6 * 4 + 4, 1), "has no checksum"),
+    "chunk_of_another_size": (raw_chunk(100, 0), "has no checksum"),
+    "nested_deep": (nested_deep, "is damaged"),
     "other_shape": (lambda f: remade(f, data=np.zeros((6, 24), "f4"), **CHUNKS), "has shape (6, 24)"),
     "double": (lambda f: remade(f, dtype="float64", **CHUNKS), "is float64, expected float32"),
     "big_endian": (lambda f: remade(f, dtype=">f4", **CHUNKS), "is >f4, expected float32"),

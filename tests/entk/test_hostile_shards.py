@@ -88,6 +88,37 @@ def test_a_shard_that_is_not_ours_is_computed_again(begun, name):
     assert {p.name: p.read_bytes() for p in other.iterdir()} == before
 
 
+def exchanged(shard: Path) -> None:
+    """Two tiles of one shape: each as it was written, in the other's place."""
+    with h5py.File(shard, "r+") as file:
+        one, two = file["000001-000000/kernel"], file["000002-000000/kernel"]
+        values = one[()], two[()]
+        one[...], two[...] = values[::-1]
+
+
+def middle(shard: Path) -> None:
+    """A bit of a tile of 6400 bytes, whose ends alone are under the seal."""
+    with h5py.File(shard, "r") as file:
+        chunk = file["000001-000000/kernel"].id.get_chunk_info(0)
+    content = bytearray(shard.read_bytes())
+    content[chunk.byte_offset + chunk.size // 2] ^= 1
+    shard.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [exchanged, middle])
+def test_a_shard_of_several_tiles_that_was_changed_is_computed_again(tmp_path, monkeypatch, damage):
+    model, x = nn.Linear(3, 2), torch.randn(60, 3)
+    plan = entk.plan_ntk(model, x, block=20)
+    with monkeypatch.context() as patch:
+        patch.setattr(entk.shards.Shards, "finish", _interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            entk.write_ntk(tmp_path / "k.h5", model, x, plan=plan)
+    (shard,) = (tmp_path / "k.h5.parts").glob("shard-*.h5")
+    damage(shard)
+    with entk.write_ntk(tmp_path / "k.h5", model, x, plan=plan) as file:
+        assert torch.equal(file[:], entk.ntk(model, x, plan=plan).reshape(120, 120))
+
+
 REQUESTS = {
     "empty": lambda text: "",
     "list": lambda text: "[]",

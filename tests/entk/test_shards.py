@@ -19,17 +19,19 @@ from tests.entk.test_store import begun, request
 
 
 @pytest.mark.parametrize("name", ["kernel", "layers/0"])
-def test_a_byte_lost_on_the_way_to_the_file_is_noticed(tmp_path, monkeypatch, name):
-    """In the kernel and in those of the layers; the shards stay, and the next call joins them."""
-    model, x, _, plan = request()
+@pytest.mark.parametrize("place", ["first", "middle"])
+def test_a_byte_lost_on_the_way_to_the_file_is_noticed(tmp_path, monkeypatch, name, place):
+    """By the seal, or in the middle of a chunk of 1600 bytes by the chunk's own checksum; the
+    shards stay, and the next call joins them."""
+    model, x, _, plan = request(block=5)
     path, real = tmp_path / "k.h5", h5py.File
 
     def damaged(file, mode="r", **options):
         if mode == "r" and file.name == ".k.h5.tmp":
             with real(file) as whole:
-                place = whole[name].id.get_chunk_info(0).byte_offset
+                chunk = whole[name].id.get_chunk_info(0)
             content = bytearray(file.read_bytes())
-            content[place] ^= 1
+            content[chunk.byte_offset + (place == "middle") * chunk.size // 2] ^= 1
             file.write_bytes(content)
         return real(file, mode, **options)
 
@@ -41,6 +43,23 @@ def test_a_byte_lost_on_the_way_to_the_file_is_noticed(tmp_path, monkeypatch, na
     with entk.write_ntk(path, model, x, by_layer=True) as file:
         layers = entk.ntk(model, x, plan=plan, by_layer=True)
         assert torch.equal(file[:], sum(layers.values()).reshape(file.shape))
+
+
+def test_a_shard_that_does_not_hold_what_was_computed_is_not_kept(tmp_path, monkeypatch):
+    """Another number with a checksum that is right, as from memory that forgets."""
+    model, x, _, plan = request()
+    real = h5py.File
+
+    def other(file, mode="r", **options):
+        if mode == "r" and file.name.startswith("shard-") and file.suffix == ".tmp":
+            with real(file, "r+") as shard:
+                shard["000000-000000/kernel"][0] = 7.0
+        return real(file, mode, **options)
+
+    monkeypatch.setattr(entk.shards.h5py, "File", other)
+    with pytest.raises(entk.KernelFileError, match="does not read back as it was written"):
+        entk.write_ntk(tmp_path / "k.h5", model, x, plan=plan)
+    assert not list((tmp_path / "k.h5.parts").glob("shard-*.h5"))
 
 
 def test_another_backend_does_not_go_on_with_it(tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import os
 import threading
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import torch
 import entk
 import entk.shards
 import entk.write
-from entk.store import created
+from entk.store import created, publish
 from tests.entk.test_store import begun, request
 
 
@@ -135,3 +136,22 @@ def test_what_the_disk_refuses_is_raised_when_the_file_is_closed(tmp_path, refus
     monkeypatch.setattr(Path, "open", lambda path, *_, **__: Full(path, "w+"))
     with pytest.raises(OSError, match="No space left"), created(tmp_path / "a.h5") as file:
         file["a"] = torch.ones(3).numpy()
+
+
+def test_a_name_is_on_the_disk_after_its_bytes_and_before_the_call_ends(tmp_path, monkeypatch):
+    """The order that survives a loss of power; tests/torture replays one."""
+    calls, fsync, replace = [], os.fsync, Path.replace
+
+    def sync(handle):
+        calls.append(Path(f"/proc/self/fd/{handle}").readlink().name)
+        fsync(handle)
+
+    def rename(old, new):
+        calls.append(new.name)
+        replace(old, new)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(Path, "replace", rename)
+    (tmp_path / "a.tmp").write_bytes(b"new")
+    publish(tmp_path / "a.tmp", tmp_path / "a.h5")
+    assert calls == ["a.tmp", "a.h5", tmp_path.name]

@@ -42,11 +42,16 @@ def write_atomic(path: Path, content: bytes) -> None:
             raise
         _sync(path.parent)
     except OSError as error:
-        name = str(path) if len(str(path)) < 200 else f"{str(path)[:99]}...{str(path)[-99:]}"
-        raise UserError(
-            f"{name} could not be written ({error.strerror or error}); what was finished is kept: "
-            "free space or repair the disk and run again"
-        ) from error
+        raise refused(path, error) from error
+
+
+def refused(path: Path, error: OSError) -> UserError:
+    """For what a disk does not take."""
+    name = str(path) if len(str(path)) < 200 else f"{str(path)[:99]}...{str(path)[-99:]}"
+    return UserError(
+        f"{name} could not be written ({error.strerror or error}); what was finished is kept: "
+        "free space or repair the disk and run again"
+    )
 
 
 def _sync(folder: Path) -> None:

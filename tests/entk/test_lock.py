@@ -13,22 +13,29 @@ import entk
 
 
 class Holder:
-    """A process that holds a folder until it is killed."""
+    """A process that holds a folder until it is killed, or this one has ended."""
 
     def __init__(self, folder):
         inside, tell = os.pipe()
+        ended, self.alive = os.pipe()
         self.pid = os.fork()
         if self.pid == 0:
-            with entk.exclusive(folder):
-                os.write(tell, b"1")
-                signal.pause()
-        os.close(tell)
+            try:
+                os.close(self.alive)
+                with entk.exclusive(folder):
+                    os.write(tell, b"1")
+                    os.read(ended, 1)
+            finally:
+                os._exit(0)
+        for end in (tell, ended):
+            os.close(end)
         assert os.read(inside, 1) == b"1"
         os.close(inside)
 
     def kill(self):
         os.kill(self.pid, signal.SIGKILL)
         os.waitpid(self.pid, 0)
+        os.close(self.alive)
 
 
 @pytest.fixture(scope="module")

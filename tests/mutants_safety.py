@@ -74,7 +74,7 @@ SAFETY = tuple(
         # files of kernels
         ("entk/store", "the seal of a kernel is not checked", "check_seal(self._file, inside)", "pass", changed("plan"), changed("entry")),
         ("entk/hdf5", "attributes are not under the seal", 'digest.update(f"{name}={attribute(file, name)!r}\\n".encode())', "pass", changed("plan")),
-        ("entk/hdf5", "ends of chunks are not under the seal", "head + os.pread(handle, end, chunk.byte_offset + length - end)", "os.pread(handle, CHECKSUM, chunk.byte_offset + length - CHECKSUM)", changed("rolled")),
+        ("entk/hdf5", "ends of chunks are not under the seal", "head + os.pread(handle, end, chunk.byte_offset + length - end)", "os.pread(handle, CHECKSUM, chunk.byte_offset + length - CHECKSUM)", changed("paired")),
         ("entk/hdf5", "links are followed", "h5py.HardLink):", "h5py.HardLink | h5py.SoftLink):", crafted("soft_link")),
         ("entk/hdf5", "links to other files are followed", "h5py.HardLink):", "h5py.HardLink | h5py.ExternalLink):", crafted("external_link")),
         ("entk/hdf5", "a group may be there twice", "if place in seen:", "if False:", crafted("circle")),
@@ -102,7 +102,7 @@ SAFETY = tuple(
         ("entk/shard", "the seal of a shard is not checked", "check_seal(file, found)", "pass", tiles("exchanged")),
         ("entk/shard", "checksums of tiles are not read", "part[()]", "part", tiles("middle")),
         ("entk/shard", "a shard of another kernel is taken", "if attribute(file, BELONGS) != belongs:", "if False:", shard("of_another_kernel")),
-        ("entk/shard", "a pipe is opened", "if not shard.is_file():", "if False:", shard("pipe")),
+        ("entk/shard", "a pipe is opened", "if not shard.is_file():", "if False:", f"{SHARDS}::test_a_pipe_in_the_place_of_a_shard_is_not_waited_for"),
         ("entk/shards", "the checksum of a request is not checked", 'if begun["sha256"] != _digest(begun):', "if False:", begun("changed plan"), begun("changed")),
         ("entk/shards", "the plan is not under the checksum", 'json.dumps([record["request"], record["plan"]])', 'json.dumps([record["request"]])', begun("changed plan")),
         ("entk/shards", "the request is not under the checksum", 'json.dumps([record["request"], record["plan"]])', 'json.dumps([record["plan"]])', begun("changed")),

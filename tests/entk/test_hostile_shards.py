@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from multiprocessing import get_context
 from pathlib import Path
 
 import h5py
@@ -14,6 +15,7 @@ from torch import nn
 import entk
 import entk.shards
 from entk.hdf5 import LIBRARY
+from entk.shard import readable_tiles
 
 
 @pytest.fixture
@@ -55,11 +57,6 @@ def link_to_another_kernel(shard: Path) -> None:
     shard.symlink_to(shard_in(shard.parents[1] / "other.h5.parts"))
 
 
-def pipe(shard: Path) -> None:
-    shard.unlink()
-    os.mkfifo(shard)
-
-
 def renamed_tile(shard: Path) -> None:
     with h5py.File(shard, "r+") as file:
         file.move("000001-000000", "000002-000000")
@@ -74,7 +71,7 @@ def tile_elsewhere(shard: Path) -> None:
 
 SHARDS = {
     edit.__name__: edit
-    for edit in (of_another_kernel, link_to_another_kernel, pipe, renamed_tile, tile_elsewhere)
+    for edit in (of_another_kernel, link_to_another_kernel, renamed_tile, tile_elsewhere)
 }
 
 
@@ -86,6 +83,20 @@ def test_a_shard_that_is_not_ours_is_computed_again(begun, name):
     SHARDS[name](shard_in(folder))
     assert torch.equal(go_on(), expected)
     assert {p.name: p.read_bytes() for p in other.iterdir()} == before
+
+
+def test_a_pipe_in_the_place_of_a_shard_is_not_waited_for(tmp_path):
+    """In a process of its own, for nothing else ends a wait inside libhdf5."""
+    plan = entk.plan_ntk(nn.Linear(3, 2), torch.randn(6, 3), block=2)
+    os.mkfifo(tmp_path / "shard.h5")
+    arguments = (tmp_path / "shard.h5", plan, "")
+    child = get_context("fork").Process(target=readable_tiles, args=arguments)
+    child.start()
+    child.join(20)
+    ended = child.exitcode
+    child.kill()
+    assert ended == 0
+    assert not list(tmp_path.iterdir())
 
 
 def exchanged(shard: Path) -> None:

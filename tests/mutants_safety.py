@@ -108,7 +108,6 @@ SAFETY = tuple(
         ("entk/shards", "the request is not under the checksum", 'json.dumps([record["request"], record["plan"]])', 'json.dumps([record["plan"]])', begun("changed")),
         ("entk/shards", "another request goes on", "        if differs:\n", "        if False:\n", f"{STORE}::test_another_request_is_refused[False-data]"),
         ("entk/shards", "another plan goes on", "if begun is not None and not begun.same_bits(plan):", "if False:", f"{STORE}::test_another_plan_is_refused_and_the_first_is_kept"),
-        ("entk/shards", "shards without a request are taken", "self.clear()  # shards without", "pass  # shards without", f"{JOINED}::test_shards_without_their_request_are_not_taken[True]"),
         ("entk/store", "a name is there before its bytes", "os.fsync(handle.fileno())", "pass", f"{JOINED}::test_a_name_is_on_the_disk_after_its_bytes_and_before_the_call_ends"),
         ("entk/store", "a name may be lost", "sync_folder(final.parent)", "pass", f"{JOINED}::test_a_name_is_on_the_disk_after_its_bytes_and_before_the_call_ends"),
         # numbers that are none

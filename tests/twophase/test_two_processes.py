@@ -68,10 +68,13 @@ def test_a_finished_run_that_may_only_be_read_is_read(finished, monkeypatch):
     cli.main(["train", str(finished.path)])
 
 
-@pytest.mark.parametrize("launcher", [(), ("--launcher", "local")])
+@pytest.mark.parametrize("launcher", [(), ("--launcher", "slurm", "--step-seconds", "1")])
 @pytest.mark.parametrize("verb", ["run", "sweep"])
-def test_nothing_is_begun_where_another_is_at_work(second, tiny, tmp_path, verb, launcher):
-    """Also what would be sent out."""
+def test_nothing_is_begun_where_another_is_at_work(
+    second, tiny, tmp_path, monkeypatch, verb, launcher
+):
+    """Also what would be sent out, to a queue that there is not."""
+    monkeypatch.setenv("PATH", "")
     grid = {"seed": [0]}
     made = (
         RunDir.create(tmp_path / "x", tiny)
@@ -80,7 +83,9 @@ def test_nothing_is_begun_where_another_is_at_work(second, tiny, tmp_path, verb,
     )
     process = Holder(made.path)
     before = sorted(made.path.rglob("*"))
-    assert second(verb, made.path, *launcher, "--workers", "1")[0] == 2
+    status, said = second(verb, made.path, *launcher, "--workers", "1")
+    assert (status, len(said)) == (2, 1)
+    assert f"is being written by another process ({process.pid} on " in said[0]
     assert sorted(made.path.rglob("*")) == before
     process.kill()
 

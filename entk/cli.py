@@ -9,7 +9,8 @@ import importlib.util
 import inspect
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
@@ -29,6 +30,7 @@ from entk.write import write_ntk
 
 # no permission, no space, a file where a directory should be: the user's to put right
 DISK = (errno.EACCES, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.ENOENT)
+DISK += (errno.EIO, errno.EPIPE)
 HEAD = 5  # eigenvalues that are shown
 
 Function = Annotated[
@@ -108,10 +110,11 @@ Command = Write | Plan | Distance | Show
 def main(arguments: list[str] | None = None) -> None:
     """Exit status 0: done; 2: the user's to put right, one line on stderr; 130: interrupted."""
     description = "Empirical neural tangent kernels in files."
-    command = tyro.cli(Command, prog="entk", description=description, args=arguments)
-    work = {Write: _write, Plan: _plan, Distance: _distance, Show: _show}[type(command)]
+    work = {Write: _write, Plan: _plan, Distance: _distance, Show: _show}
     try:
-        work(command)
+        with _printing():
+            command = tyro.cli(Command, prog="entk", description=description, args=arguments)
+            work[type(command)](command)
     except (EntkError, OSError) as error:
         if not isinstance(error, EntkError) and error.errno not in DISK:
             raise
@@ -120,6 +123,19 @@ def main(arguments: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("entk: interrupted; the same command goes on from here", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+@contextmanager
+def _printing() -> Iterator[None]:
+    """What cannot be printed is an error here, not one that Python only mentions at its end."""
+    try:
+        yield
+    finally:
+        try:
+            sys.stdout.flush()
+        except OSError as error:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or it is tried again
+            raise OSError(error.errno, error.strerror, "standard output") from None
 
 
 def _write(command: Write) -> None:

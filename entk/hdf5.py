@@ -27,6 +27,9 @@ CHECKSUM = 4  # bytes, at the end of each chunk
 ENDS = 256  # bytes of a chunk that the seal covers by themselves
 FILTERS = [h5py.h5z.FILTER_FLETCHER32]
 
+# what h5py and parsers raise at a damaged file; RecursionError is a RuntimeError
+BROKEN = (OSError, RuntimeError, LookupError, ValueError, TypeError, ArithmeticError, MemoryError)
+
 Form = tuple[tuple[int, ...], str]  # shape and dtype
 
 
@@ -39,11 +42,9 @@ def reading(path: Path, advice: str = "write it again") -> Iterator[None]:
         if isinstance(error, KernelFileError):
             raise
         raise KernelFileError(f"{path} is damaged ({error}); {advice}") from error
-    except (OSError, RuntimeError, LookupError, ValueError, TypeError, ArithmeticError) as error:
-        reason = " ".join(str(error).split())
+    except BROKEN as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise KernelFileError(f"{path} is damaged ({reason:.200}); {advice}") from error
-    except (MemoryError, RecursionError) as error:
-        raise KernelFileError(f"{path} is damaged ({type(error).__name__}); {advice}") from error
 
 
 def attribute(file: h5py.File, name: str) -> str | float | None:
@@ -110,7 +111,7 @@ def _fault(dataset: h5py.Dataset, shape: tuple[int, ...], dtype: str, size: int)
         return "is virtual, external or not in chunks"
     if [made.get_filter(i)[0] for i in range(made.get_nfilters())] != FILTERS:
         return "has other filters than fletcher32"
-    if dataset.dtype != np.dtype(dtype) or h5py.check_dtype(vlen=dataset.dtype):
+    if dataset.dtype != np.dtype(dtype):
         return f"is {dataset.dtype}, expected {dtype}"
     if dataset.shape != shape or dataset.maxshape != shape:
         return f"has shape {dataset.shape}, expected {shape}"

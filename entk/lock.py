@@ -15,6 +15,7 @@ from pathlib import Path
 from entk.errors import KernelFileError, LockedError
 
 NAME = ".lock"
+TRIES = 1000
 UNKNOWN = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)  # no locks on this disk
 
 
@@ -63,12 +64,14 @@ def sync_folder(folder: Path) -> None:
 
 
 def _acquire(path: Path) -> int:
+    tries = 0
     while True:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         except (FileNotFoundError, FileExistsError):
-            if path.parent.exists() and not path.parent.is_dir():
+            tries += 1
+            if tries == TRIES:  # something else is in the folder's place
                 raise
             continue  # its last holder has just removed the folder
         try:

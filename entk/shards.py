@@ -110,7 +110,6 @@ class Shards:
             )
         with _disk(self.folder):
             if begun is None:
-                self.clear()  # shards without a request are of an unknown one
                 record = {"request": self.request, "plan": plan.to_json()}
                 self.belongs = record["sha256"] = _digest(record)
                 temporary = self.folder / "request.json.tmp"

@@ -18,13 +18,17 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.mutants import MUTANTS, Mutant
+from tests.mutants import MUTANTS as ENGINE
+from tests.mutants import Mutant
+from tests.mutants_safety import SAFETY
 
 ROOT = Path(__file__).parents[1]
-COPIED = ("entk", "tests", "benchmarks", "pyproject.toml")
+MUTANTS = (*ENGINE, *SAFETY)
+COPIED = ("entk", "twophase", "tests", "benchmarks", "docs/results.py", "pyproject.toml")
 FAILED, NONE_FAILED = 1, 0  # pytest's exit status; others are collections that failed, crashes, ...
 NO_TEST = re.compile(r"^E +(NameError|ImportError|SyntaxError|UnboundLocalError)\b", re.MULTILINE)
 SECONDS = 300
+HANGS = 100  # seconds of one test, as where a pipe is opened: that is noticed too
 
 
 class Verdict(NamedTuple):
@@ -41,6 +45,7 @@ def copy_tree(folder: Path) -> None:
                 ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__")
             )
         else:
+            (folder / name).parent.mkdir(exist_ok=True)
             shutil.copy2(ROOT / name, folder / name)
 
 
@@ -48,7 +53,8 @@ def run_tests(
     folder: Path, tests: Sequence[str], seconds: int | None = SECONDS
 ) -> subprocess.CompletedProcess:
     """pytest in `folder`, whose entk and tests come before any that are installed."""
-    command = [sys.executable, "-m", "pytest", "-x", "--tb=short", "-p", "no:cacheprovider", *tests]
+    command = [sys.executable, "-m", "pytest", "-x", "--tb=short", "-p", "no:cacheprovider"]
+    command += [f"--timeout={HANGS}", *tests]
     settings = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
     return subprocess.run(
         command,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import resource
@@ -18,6 +17,7 @@ import entk
 import twophase
 from tests.test_floors import ROOT
 from tests.torture import faults
+from tests.torture.mounted import disk
 from twophase.disk import write_atomic
 
 SAMPLE = ("kill", "kill twice", "ENOSPC", "EIO", "power loss")
@@ -66,13 +66,8 @@ def test_a_limit_on_the_size_of_files(tmp_path):
 @pytest.fixture
 def small(tmp_path):
     """A disk of 1 MiB."""
-    disk = tmp_path / "small"
-    disk.mkdir()
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.mount(b"tmpfs", str(disk).encode(), b"tmpfs", 0, b"size=1m") != 0:
-        pytest.skip(f"cannot mount a tmpfs ({os.strerror(ctypes.get_errno())}); needs root")
-    yield disk
-    assert libc.umount2(str(disk).encode(), 2) == 0  # MNT_DETACH
+    with disk(tmp_path / "small", "1m"):
+        yield tmp_path / "small"
 
 
 def test_a_disk_that_is_full(small):

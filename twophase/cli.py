@@ -22,7 +22,7 @@ from twophase import elements, launch
 from twophase import grid as grids
 from twophase import sweep as sweeps
 from twophase.bars import Bars
-from twophase.disk import remove_stale
+from twophase.disk import printing, remove_stale
 from twophase.errors import JobFailedError, UserError
 from twophase.presets import PRESETS
 from twophase.rundir import RunDir, folder
@@ -32,6 +32,7 @@ from twophase.sweep import Sweep as SweepDir
 # no permission, no space, a broken disk, a file in place of a directory: the user's to put right
 DISK = (errno.EACCES, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EEXIST)
 DISK += (errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EFBIG, errno.EIO, errno.EPERM)
+DISK += (errno.EPIPE,)
 
 What = Annotated[
     str, tyro.conf.Positional, tyro.conf.arg(metavar="PRESET|CONFIG.toml|RUN", name="what")
@@ -129,9 +130,9 @@ Command = Run | Train | Chaos | Kernels | Cone | Linear | Report | Sweep | Statu
 def main(arguments: list[str] | None = None) -> None:
     """Exit status 0: done; 1: a job failed; 2: the user's to put right; 130: interrupted."""
     description = "The chaos effect, the cone effect and the linear switch of a training run."
-    command = tyro.cli(Command, prog="twophase", description=description, args=arguments)
     try:
-        _perform(command)
+        with printing():
+            _perform(tyro.cli(Command, prog="twophase", description=description, args=arguments))
     except (UserError, EntkError) as error:
         print(f"twophase: {error}", file=sys.stderr)
         raise SystemExit(2) from None

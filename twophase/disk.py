@@ -7,6 +7,7 @@ import hashlib
 import os
 import shutil
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,9 +17,9 @@ from safetensors import SafetensorError
 from entk import exclusive
 from twophase.errors import UserError
 
-# what parsers raise at a damaged file; RuntimeError is torch's
+# what parsers raise at a damaged file; RuntimeError is torch's, and RecursionError is one
 BROKEN = (OSError, SafetensorError, ValueError, TypeError, LookupError, AttributeError)
-BROKEN += (RuntimeError,)
+BROKEN += (RuntimeError, MemoryError)
 
 
 def write_atomic(path: Path, content: bytes) -> None:
@@ -41,11 +42,16 @@ def write_atomic(path: Path, content: bytes) -> None:
             raise
         _sync(path.parent)
     except OSError as error:
-        name = str(path) if len(str(path)) < 200 else f"{str(path)[:99]}...{str(path)[-99:]}"
-        raise UserError(
-            f"{name} could not be written ({error.strerror or error}); what was finished is kept: "
-            "free space or repair the disk and run again"
-        ) from error
+        raise refused(path, error) from error
+
+
+def refused(path: Path, error: OSError) -> UserError:
+    """For what a disk does not take."""
+    name = str(path) if len(str(path)) < 200 else f"{str(path)[:99]}...{str(path)[-99:]}"
+    return UserError(
+        f"{name} could not be written ({error.strerror or error}); what was finished is kept: "
+        "free space or repair the disk and run again"
+    )
 
 
 def _sync(folder: Path) -> None:
@@ -96,13 +102,22 @@ def reading(path: Path) -> Iterator[None]:
         if not path.is_file():  # a pipe would block
             raise ValueError("there is no such file")
         yield
-    except (RecursionError, MemoryError) as error:
-        reason = type(error).__name__
     except BROKEN as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-    else:
-        return
-    raise UserError(f"{path} is damaged ({reason:.200}); delete it and run again")
+        raise UserError(f"{path} is damaged ({reason:.200}); delete it and run again") from error
+
+
+@contextmanager
+def printing() -> Iterator[None]:
+    """What cannot be printed is an error here, not one that Python only mentions at its end."""
+    try:
+        yield
+    finally:
+        try:
+            sys.stdout.flush()
+        except OSError as error:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or it is tried again
+            raise OSError(error.errno, error.strerror, "standard output") from None
 
 
 def check_tree(path: Path) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from twophase import config as configs
 from twophase.config import Config
-from twophase.disk import check_tree, reading, sha256, write_atomic
+from twophase.disk import check_tree, reading, refused, sha256, write_atomic
 from twophase.errors import UserError
 
 FORMAT = 3  # of a run directory; raised when files of an earlier one cannot be gone on with
@@ -165,9 +165,13 @@ class RunDir:
 
     def log(self, event: str, **values: Any) -> None:
         """One line in log.jsonl; a record for people, nothing is read back from it."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / "log.jsonl").open("a") as file:
-            file.write(json.dumps({"event": event, **values}) + "\n")
+        file = self.path / "log.jsonl"
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            with file.open("a") as lines:
+                lines.write(json.dumps({"event": event, **values}) + "\n")
+        except OSError as error:
+            raise refused(file, error) from error
 
 
 def folder(name: str, after: str = "") -> Path:

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pytest
@@ -49,10 +50,16 @@ def run(arguments: list[str], capsys) -> str:
     return capsys.readouterr().out
 
 
-def process(*command: str) -> subprocess.CompletedProcess:
+def process(*command: str, out: int | IO = subprocess.PIPE) -> subprocess.CompletedProcess:
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment |= {"PYTHONUNBUFFERED": ""}  # as it is by itself
     return subprocess.run(
-        [sys.executable, *command], env=environment, capture_output=True, text=True, timeout=120
+        [sys.executable, *command],
+        env=environment,
+        stdout=out,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=120,
     )
 
 
@@ -143,3 +150,21 @@ def test_distances_go_to_csv_or_npy(here, one_thread, capsys):
     with pytest.raises(SystemExit):
         cli.main(["distance", "a.h5", "--out", "d.txt"])
     assert "--out d.txt: expected a name that ends in .csv or .npy" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("where", ["a full disk", "nobody"])
+def test_what_cannot_be_printed_is_one_line_and_status_2(here, one_thread, where):
+    """The file is opened and read; only the last flush fails, after which Python would say 120."""
+    (model, x, _), options = request()
+    entk.write_ntk("a.h5", model, x, **options).close()
+    if where == "nobody":
+        end, out = os.pipe()
+        os.close(end)
+    else:
+        out = os.open("/dev/full", os.O_WRONLY)
+    done = process("-m", "entk", "show", "a.h5", out=out)
+    os.close(out)
+    reason = {"nobody": "Broken pipe", "a full disk": "No space left on device"}[where]
+    assert done.returncode == 2
+    assert done.stderr.endswith(f"] {reason}: 'standard output'\n")
+    assert done.stderr.count("\n") == 1

@@ -100,6 +100,21 @@ def chunk_bomb(file):
     file.create_dataset("kernel", (12, 12), "float32", **options)
 
 
+def raw_chunk(size: int, mask: int) -> Callable[[h5py.File], None]:
+    """A chunk of so many bytes, for which the filters of the mask were left out."""
+
+    def edit(file):
+        remade(file, **CHUNKS).id.write_direct_chunk((0, 0), bytes(size), mask)
+
+    return edit
+
+
+def nested_deep(file):
+    group = file["layers"]
+    for _ in range(1500):
+        group = group.create_group("a")
+
+
 def provenance_without_layers(file):
     write_attribute(file, "provenance", json.dumps({"layers": 3}))
 
@@ -131,6 +146,9 @@ EDITS: dict[str, tuple[Callable, str]] = {
     "shape_bomb_of_the_plan": (shape_bomb_of_the_plan, "cannot lie in"),
     "chunk_bomb": (chunk_bomb, "has shape (12, 12), expected (12, 12)"),
     "missing_chunks": (lambda f: remade(f, data=None, shape=(12, 12), dtype="float32", **CHUNKS), "has 0 chunks of 4"),
+    "chunk_without_checksum": (raw_chunk(6 * 6 * 4 + 4, 1), "has no checksum"),
+    "chunk_of_another_size": (raw_chunk(100, 0), "has no checksum"),
+    "nested_deep": (nested_deep, "is damaged"),
     "other_shape": (lambda f: remade(f, data=np.zeros((6, 24), "f4"), **CHUNKS), "has shape (6, 24)"),
     "double": (lambda f: remade(f, dtype="float64", **CHUNKS), "is float64, expected float32"),
     "big_endian": (lambda f: remade(f, dtype=">f4", **CHUNKS), "is >f4, expected float32"),
@@ -162,11 +180,15 @@ def test_a_crafted_kernel_is_refused(name, kernel, tmp_path, monkeypatch):
     with h5py.File(path, "r+") as file:
         edit(file)
         _sealed(file)
-    for canary in canaries:  # a pipe: opening it would block for ever
+    held = []
+    for canary in canaries:  # a pipe: to open it would be another error
         canary.rename(canary.with_name(f"{canary.name}.kept"))
         os.mkfifo(canary)
+        held.append(os.open(canary, os.O_RDWR | os.O_NONBLOCK))  # so that nobody waits for ever
     with pytest.raises(entk.KernelFileError) as found:
         entk.open_kernel(path)
+    for handle in held:
+        os.close(handle)
     assert words in str(found.value)
     assert "\n" not in str(found.value)
     assert len(str(found.value)) < 400
@@ -207,7 +229,7 @@ CHANGES: dict[str, Callable[[h5py.File], None]] = {
     "provenance": lambda f: write_attribute(f, "provenance", attribute(f, "provenance").replace("Sequential", "Sequentiel")),
     "more": lambda f: write_attribute(f, "more", "x"),
     "entry": lambda f: f["kernel"].__setitem__((0, 0), 7.0),
-    "rolled": lambda f: f["layers/2"].write_direct(np.roll(f["layers/2"][()], 1, 1)),  # one Fletcher-32 for both
+    "paired": lambda f: f["layers/2"].__setitem__((), f["layers/2"][()][:, np.arange(12) ^ 1]),  # one Fletcher-32 for both
     "seal": lambda f: write_attribute(f, SEAL, "0" * 64),
 }  # fmt: skip
 

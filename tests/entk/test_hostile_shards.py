@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from multiprocessing import get_context
 from pathlib import Path
 
 import h5py
@@ -14,6 +15,7 @@ from torch import nn
 import entk
 import entk.shards
 from entk.hdf5 import LIBRARY
+from entk.shard import readable_tiles
 
 
 @pytest.fixture
@@ -55,11 +57,6 @@ def link_to_another_kernel(shard: Path) -> None:
     shard.symlink_to(shard_in(shard.parents[1] / "other.h5.parts"))
 
 
-def pipe(shard: Path) -> None:
-    shard.unlink()
-    os.mkfifo(shard)
-
-
 def renamed_tile(shard: Path) -> None:
     with h5py.File(shard, "r+") as file:
         file.move("000001-000000", "000002-000000")
@@ -74,7 +71,7 @@ def tile_elsewhere(shard: Path) -> None:
 
 SHARDS = {
     edit.__name__: edit
-    for edit in (of_another_kernel, link_to_another_kernel, pipe, renamed_tile, tile_elsewhere)
+    for edit in (of_another_kernel, link_to_another_kernel, renamed_tile, tile_elsewhere)
 }
 
 
@@ -86,6 +83,51 @@ def test_a_shard_that_is_not_ours_is_computed_again(begun, name):
     SHARDS[name](shard_in(folder))
     assert torch.equal(go_on(), expected)
     assert {p.name: p.read_bytes() for p in other.iterdir()} == before
+
+
+def test_a_pipe_in_the_place_of_a_shard_is_not_waited_for(tmp_path):
+    """In a process of its own, for nothing else ends a wait inside libhdf5."""
+    plan = entk.plan_ntk(nn.Linear(3, 2), torch.randn(6, 3), block=2)
+    os.mkfifo(tmp_path / "shard.h5")
+    arguments = (tmp_path / "shard.h5", plan, "")
+    child = get_context("fork").Process(target=readable_tiles, args=arguments)
+    child.start()
+    child.join(20)
+    ended = child.exitcode
+    child.kill()
+    assert ended == 0
+    assert not list(tmp_path.iterdir())
+
+
+def exchanged(shard: Path) -> None:
+    """Two tiles of one shape: each as it was written, in the other's place."""
+    with h5py.File(shard, "r+") as file:
+        one, two = file["000001-000000/kernel"], file["000002-000000/kernel"]
+        values = one[()], two[()]
+        one[...], two[...] = values[::-1]
+
+
+def middle(shard: Path) -> None:
+    """A bit of a tile of 6400 bytes, whose ends alone are under the seal."""
+    with h5py.File(shard, "r") as file:
+        chunk = file["000001-000000/kernel"].id.get_chunk_info(0)
+    content = bytearray(shard.read_bytes())
+    content[chunk.byte_offset + chunk.size // 2] ^= 1
+    shard.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [exchanged, middle])
+def test_a_shard_of_several_tiles_that_was_changed_is_computed_again(tmp_path, monkeypatch, damage):
+    model, x = nn.Linear(3, 2), torch.randn(60, 3)
+    plan = entk.plan_ntk(model, x, block=20)
+    with monkeypatch.context() as patch:
+        patch.setattr(entk.shards.Shards, "finish", _interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            entk.write_ntk(tmp_path / "k.h5", model, x, plan=plan)
+    (shard,) = (tmp_path / "k.h5.parts").glob("shard-*.h5")
+    damage(shard)
+    with entk.write_ntk(tmp_path / "k.h5", model, x, plan=plan) as file:
+        assert torch.equal(file[:], entk.ntk(model, x, plan=plan).reshape(120, 120))
 
 
 REQUESTS = {

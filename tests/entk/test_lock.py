@@ -13,22 +13,29 @@ import entk
 
 
 class Holder:
-    """A process that holds a folder until it is killed."""
+    """A process that holds a folder until it is killed, or this one has ended."""
 
     def __init__(self, folder):
         inside, tell = os.pipe()
+        ended, self.alive = os.pipe()
         self.pid = os.fork()
         if self.pid == 0:
-            with entk.exclusive(folder):
-                os.write(tell, b"1")
-                signal.pause()
-        os.close(tell)
+            try:
+                os.close(self.alive)
+                with entk.exclusive(folder):
+                    os.write(tell, b"1")
+                    os.read(ended, 1)
+            finally:
+                os._exit(0)
+        for end in (tell, ended):
+            os.close(end)
         assert os.read(inside, 1) == b"1"
         os.close(inside)
 
     def kill(self):
         os.kill(self.pid, signal.SIGKILL)
         os.waitpid(self.pid, 0)
+        os.close(self.alive)
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +62,10 @@ def test_write_ntk_waits_for_nobody_and_reads_without(held):
         entk.write_ntk(path, model, x, resume=False)
     entk.write_ntk(path.with_name("other.h5"), model, x).close()
     path.with_name("other.h5").rename(path)  # it is finished now, whoever holds the parts
+    (folder / "shard-000000-000000-0.h5").touch()  # the holder's, who may be writing it
     with entk.write_ntk(path, model, x) as file:
         assert file.shape == (4, 4)
+    (folder / "shard-000000-000000-0.h5").unlink()
     path.unlink()
 
 
@@ -111,8 +120,21 @@ def test_a_disk_without_locks_is_warned_of(tmp_path, monkeypatch):
             pass
 
 
-def test_a_folder_that_cannot_be_is_named(tmp_path):
+@pytest.mark.timeout(30)  # a link into nowhere was waited for for ever
+@pytest.mark.parametrize("name", ["file", "file/k", "link", "link/k"])
+def test_a_folder_that_cannot_be_is_named(tmp_path, name):
     (tmp_path / "file").touch()
-    with pytest.raises(entk.KernelFileError, match=r"file/k cannot be written to .*choose another"):
-        with entk.exclusive(tmp_path / "file" / "k"):
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    words = rf"{name} cannot be written to .*choose another"
+    with pytest.raises(entk.KernelFileError, match=words), entk.exclusive(tmp_path / name):
+        pass
+
+
+def test_a_lock_that_is_a_link_is_not_written_through(tmp_path):
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / "k").mkdir()
+    (tmp_path / "k" / ".lock").symlink_to(tmp_path / "mine")
+    with pytest.raises(entk.KernelFileError, match="k cannot be written to"):
+        with entk.exclusive(tmp_path / "k"):
             pass
+    assert (tmp_path / "mine").read_text() == "mine"

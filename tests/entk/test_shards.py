@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import os
 import threading
 from pathlib import Path
 
@@ -14,22 +15,24 @@ import torch
 import entk
 import entk.shards
 import entk.write
-from entk.store import created
+from entk.store import created, publish
 from tests.entk.test_store import begun, request
 
 
 @pytest.mark.parametrize("name", ["kernel", "layers/0"])
-def test_a_byte_lost_on_the_way_to_the_file_is_noticed(tmp_path, monkeypatch, name):
-    """In the kernel and in those of the layers; the shards stay, and the next call joins them."""
-    model, x, _, plan = request()
+@pytest.mark.parametrize("place", ["first", "middle"])
+def test_a_byte_lost_on_the_way_to_the_file_is_noticed(tmp_path, monkeypatch, name, place):
+    """By the seal, or in the middle of a chunk of 1600 bytes by the chunk's own checksum; the
+    shards stay, and the next call joins them."""
+    model, x, _, plan = request(block=5)
     path, real = tmp_path / "k.h5", h5py.File
 
     def damaged(file, mode="r", **options):
         if mode == "r" and file.name == ".k.h5.tmp":
             with real(file) as whole:
-                place = whole[name].id.get_chunk_info(0).byte_offset
+                chunk = whole[name].id.get_chunk_info(0)
             content = bytearray(file.read_bytes())
-            content[place] ^= 1
+            content[chunk.byte_offset + (place == "middle") * chunk.size // 2] ^= 1
             file.write_bytes(content)
         return real(file, mode, **options)
 
@@ -41,6 +44,23 @@ def test_a_byte_lost_on_the_way_to_the_file_is_noticed(tmp_path, monkeypatch, na
     with entk.write_ntk(path, model, x, by_layer=True) as file:
         layers = entk.ntk(model, x, plan=plan, by_layer=True)
         assert torch.equal(file[:], sum(layers.values()).reshape(file.shape))
+
+
+def test_a_shard_that_does_not_hold_what_was_computed_is_not_kept(tmp_path, monkeypatch):
+    """Another number with a checksum that is right, as from memory that forgets."""
+    model, x, _, plan = request()
+    real = h5py.File
+
+    def other(file, mode="r", **options):
+        if mode == "r" and file.name.startswith("shard-") and file.suffix == ".tmp":
+            with real(file, "r+") as shard:
+                shard["000000-000000/kernel"][0] = 7.0
+        return real(file, mode, **options)
+
+    monkeypatch.setattr(entk.shards.h5py, "File", other)
+    with pytest.raises(entk.KernelFileError, match="does not read back as it was written"):
+        entk.write_ntk(tmp_path / "k.h5", model, x, plan=plan)
+    assert not list((tmp_path / "k.h5.parts").glob("shard-*.h5"))
 
 
 def test_another_backend_does_not_go_on_with_it(tmp_path, monkeypatch):
@@ -116,3 +136,22 @@ def test_what_the_disk_refuses_is_raised_when_the_file_is_closed(tmp_path, refus
     monkeypatch.setattr(Path, "open", lambda path, *_, **__: Full(path, "w+"))
     with pytest.raises(OSError, match="No space left"), created(tmp_path / "a.h5") as file:
         file["a"] = torch.ones(3).numpy()
+
+
+def test_a_name_is_on_the_disk_after_its_bytes_and_before_the_call_ends(tmp_path, monkeypatch):
+    """The order that survives a loss of power; tests/torture replays one."""
+    calls, fsync, replace = [], os.fsync, Path.replace
+
+    def sync(handle):
+        calls.append(Path(f"/proc/self/fd/{handle}").readlink().name)
+        fsync(handle)
+
+    def rename(old, new):
+        calls.append(new.name)
+        replace(old, new)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(Path, "replace", rename)
+    (tmp_path / "a.tmp").write_bytes(b"new")
+    publish(tmp_path / "a.tmp", tmp_path / "a.h5")
+    assert calls == ["a.tmp", "a.h5", tmp_path.name]

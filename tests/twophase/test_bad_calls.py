@@ -63,6 +63,11 @@ def fifo(folder: Path) -> None:
     load(folder / "d.npz")
 
 
+def fifo_in_place_of_a_checkpoint(folder: Path) -> None:
+    os.mkfifo(folder / "step-1.pt")
+    recorder.read(folder / "step-1.pt")
+
+
 def images(folder: Path) -> None:
     for part in ("train", "test"):
         (folder / part / "a").mkdir(parents=True)
@@ -150,6 +155,7 @@ CALLS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "two checkpoints of a step": (two_of_one_step, "are both of step 1"),
     "a checkpoint that runs code": (checkpoint(Evil()), "not readable as a checkpoint"),
     "a checkpoint of noise": (checkpoint(b"\x80\x02noise"), "not readable as a checkpoint"),
+    "a checkpoint that is a pipe": (fifo_in_place_of_a_checkpoint, "there is no such file"),
     "an empty checkpoint": (checkpoint(b""), "not readable as a checkpoint"),
     "a checkpoint of a list": (checkpoint([1, 2]), "holds a list, expected a state dict"),
     "a checkpoint without tensors": (checkpoint({"a": 1}), "no state dict in it"),

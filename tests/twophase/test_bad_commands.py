@@ -62,6 +62,19 @@ def link_out(folder: Path) -> None:
     (small(folder).path / "tables").symlink_to(folder / "secret")
 
 
+def link_out_below(folder: Path) -> None:
+    path = small(folder).path / "checkpoints" / "schedule"
+    path.mkdir(parents=True)
+    (folder / "secret").mkdir()
+    (path / "more").symlink_to(folder / "secret")
+
+
+def link_out_of_a_sweep(folder: Path) -> None:
+    made = Sweep.create(folder / "sweep", config.build(SMALL), {"seed": [0, 1]})
+    (folder / "secret").mkdir()
+    (made.path / "seed=0").symlink_to(folder / "secret")
+
+
 def pipe(folder: Path) -> None:
     os.mkfifo(small(folder).path / "report.json")
 
@@ -146,6 +159,8 @@ LINES = {
     "run without a version": Bad("train run", ("is a run of format 1",), edited(f"format = {FORMAT}\n", "")),
     "run whose config was changed": Bad("train run", ("config.toml was changed after the run began",), edited("steps = 4", "steps = 5")),
     "run with a link out": Bad("train run", ("run/tables is a link out of the run directory",), link_out),
+    "run with a link out below": Bad("train run", ("schedule/more is a link out of the run directory",), link_out_below),
+    "sweep with a link out": Bad("sweep sweep", ("seed=0 is a link out of the run directory",), link_out_of_a_sweep),
     "run with a pipe": Bad("train run", ("run/report.json is neither a file nor a folder",), pipe),
     "truncated checkpoint": Bad("train run", ("step-000000.safetensors is damaged", "delete it and run again"), damaged("truncated")),
     "flipped checkpoint": Bad("train run", ("step-000000.safetensors is damaged (its checksum is wrong)",), damaged("flipped")),

@@ -216,3 +216,13 @@ def test_a_parent_killed_takes_its_workers_along(file, tmp_path):
     time.sleep(1)
     process.kill()
     process.communicate(timeout=60)  # returns once no worker holds the pipes
+
+
+def test_what_cannot_be_printed_is_one_line_and_status_2(tiny, tmp_path):
+    run = RunDir.create(tmp_path / "run", tiny)
+    command = [sys.executable, "-m", "twophase", "status", run.path]
+    settings = {"env": os.environ | {"PYTHONUNBUFFERED": ""}, "text": True}
+    with open("/dev/full", "w") as out:  # noqa: PTH123
+        done = subprocess.run(command, stdout=out, stderr=subprocess.PIPE, **settings)
+    assert done.stderr == "twophase: [Errno 28] No space left on device: 'standard output'\n"
+    assert done.returncode == 2

@@ -85,6 +85,59 @@ def test_damage_is_reported_with_the_file_and_the_way_out(run):
         run.load_json(run.twin(0, 0))
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b'"model.a"', b'"model.c"'),
+        (b"[2,3]", b"[3,2]"),
+        (b'"F32"', b'"I32"'),
+        (rb"step\": 14", rb"step\": 15"),
+        (rb"seed\": 0", rb"seed\": 1"),
+        (b"\x00\x00\x80?", b"\x00\x00\x80@"),
+    ],
+)
+def test_a_checkpoint_that_was_edited_is_noticed(run, old, new):
+    """A name, a shape, a type, what is said about it, a number."""
+    path = run.checkpoint("schedule", 14)
+    state = {"model.a": torch.tensor([[1.0, 0, 0], [0, 2, 0]]), "model.b": torch.zeros(2, 3)}
+    run.save_state(path, state, arm="schedule", step=14)
+    content = path.read_bytes()
+    assert old in content
+    path.write_bytes(content.replace(old, new, 1))
+    with pytest.raises(UserError, match="its checksum is wrong"):
+        run.load_state(path)
+
+
+def test_a_checkpoint_of_a_run_with_another_seed_is_refused(run, tmp_path, values):
+    path = run.checkpoint("schedule", 14)
+    RunDir.create(tmp_path / "other", config.build(values, ["seed=4"])).save_state(
+        path, {}, arm="schedule", step=14
+    )
+    with pytest.raises(UserError, match="it is of a run with seed 4"):
+        run.load_state(path)
+
+
+def test_records_and_tables_that_were_changed_or_exchanged_are_noticed(run):
+    for draw in (0, 1):
+        run.save_record(run.twin(0, draw), {"chaos": [draw]})
+    for name in ("train", "chaos"):
+        run.save_table(name, ("a",), [{"a": len(name)}])
+    assert run.load_record(run.twin(0, 1)) == {"chaos": [1]}
+    one, two = (run.twin(0, draw).read_bytes() for draw in (0, 1))
+    for content in (one, two.replace(b"chaos", b"chaoz")):  # the first is of the other twin
+        run.twin(0, 1).write_bytes(content)
+        with pytest.raises(UserError, match="its checksum is wrong"):
+            run.load_record(run.twin(0, 1))
+    files = [(run.table(n), run.table(n).with_suffix(".csv.sha256")) for n in ("train", "chaos")]
+    for mine, other in zip(*files, strict=True):  # with its checksum, which has the name
+        mine.write_bytes(other.read_bytes())
+    with pytest.raises(UserError, match=r"train\.csv\.sha256 says otherwise"):
+        run.load_table("train")
+    run.table("chaos").write_text("a\n6\n")
+    with pytest.raises(UserError, match=r"chaos\.csv\.sha256 says otherwise"):
+        run.load_table("chaos")
+
+
 def test_tables_keep_floats_and_empty_cells(run):
     run.save_table("train", ("a", "b"), [{"a": 0.1 + 0.2, "b": None}, {"a": 1e-300, "b": "x,y"}])
     assert run.table("train").read_text().startswith("a,b\n")
@@ -116,6 +169,27 @@ def test_what_a_killed_process_left_goes_and_what_a_living_one_writes_stays(tmp_
         path.touch()
     remove_stale(tmp_path)
     assert {n for n, path in names.items() if path.exists()} == {"other.1", host}
+
+
+def test_a_name_is_on_the_disk_after_its_bytes_and_before_the_call_ends(tmp_path, monkeypatch):
+    """The order that survives a loss of power; tests/torture replays one."""
+    path, calls = tmp_path / "a.txt", []
+    fsync, replace = os.fsync, Path.replace
+
+    def sync(handle):
+        calls.append(Path(f"/proc/self/fd/{handle}").readlink())
+        fsync(handle)
+
+    def rename(old, new):
+        calls.append(new.name)
+        replace(old, new)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(Path, "replace", rename)
+    write_atomic(path, b"new")
+    temporary, name, folder = calls
+    assert temporary.name.startswith(".a.txt.")
+    assert (name, folder) == ("a.txt", tmp_path)
 
 
 def test_a_refusing_disk_is_one_line(tmp_path, monkeypatch):

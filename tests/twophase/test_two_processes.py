@@ -1,12 +1,20 @@
 """Two commands on one directory: the second is told of the first; reading needs no lock."""
 
+import json
+import shutil
+import socket
+import subprocess
+import sys
+
 import pytest
 import torch
 
 import entk
 import twophase
 from tests.entk.test_lock import Holder
-from twophase import cli
+from tests.twophase.test_bad_calls import study
+from twophase import cli, launch
+from twophase.disk import alone
 from twophase.rundir import RunDir
 from twophase.sweep import Sweep
 
@@ -60,7 +68,95 @@ def test_a_finished_run_that_may_only_be_read_is_read(finished, monkeypatch):
     cli.main(["train", str(finished.path)])
 
 
-def test_a_second_recorder_and_a_second_study(tmp_path):
+@pytest.mark.parametrize("launcher", [(), ("--launcher", "slurm", "--step-seconds", "1")])
+@pytest.mark.parametrize("verb", ["run", "sweep"])
+def test_nothing_is_begun_where_another_is_at_work(
+    second, tiny, tmp_path, monkeypatch, verb, launcher
+):
+    """Also what would be sent out, to a queue that there is not."""
+    monkeypatch.setenv("PATH", "")
+    grid = {"seed": [0]}
+    made = (
+        RunDir.create(tmp_path / "x", tiny)
+        if verb == "run"
+        else Sweep.create(tmp_path / "x", tiny, grid)
+    )
+    process = Holder(made.path)
+    before = sorted(made.path.rglob("*"))
+    status, said = second(verb, made.path, *launcher, "--workers", "1")
+    assert (status, len(said)) == (2, 1)
+    assert f"is being written by another process ({process.pid} on " in said[0]
+    assert sorted(made.path.rglob("*")) == before
+    process.kill()
+
+
+@pytest.mark.parametrize("what", ["of a sweep", "of several runs"])
+def test_a_report_that_another_writes(second, tiny, tmp_path, what):
+    if what == "of a sweep":
+        out = Sweep.create(tmp_path / "x", tiny, {"seed": [0]}).path
+        arguments = (out,)
+    else:
+        out = tmp_path / "out"
+        runs = [RunDir.create(tmp_path / name, tiny).path for name in "ab"]
+        arguments = (*runs, "--out", out)
+    process = Holder(out)
+    status, said = second("report", *arguments)
+    assert (status, len(said)) == (2, 1)
+    assert f"({process.pid} on " in said[0]
+    process.kill()
+
+
+@pytest.mark.parametrize("verb", ["train", "sweep"])
+def test_where_jobs_are_at_work_nothing_is_begun(second, tiny, tmp_path, verb):
+    """A process of this machine that was sent out, and its record; then without the process."""
+    made = (
+        RunDir.create(tmp_path / "x", tiny)
+        if verb == "train"
+        else Sweep.create(tmp_path / "x", tiny, {"seed": [0]})
+    )
+    logs = made.path / "logs" / "001"
+    logs.mkdir(parents=True)
+    job = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", str(logs)])
+    jobs = [{"id": str(job.pid), "name": "train"}]
+    record = {"launcher": "local", "logs": "logs/001", "jobs": jobs}
+    (made.path / launch.FILE).write_text(json.dumps(record))
+    try:
+        status, said = second(verb, made.path, "--workers", "1")
+    finally:
+        job.kill()
+        job.wait()
+    assert (status, len(said)) == (2, 1)
+    assert f"1 jobs of an earlier command are queued or running ({job.pid}); wait" in said[0]
+    launch.check_idle(made.path)
+
+
+def test_what_a_killed_process_left_goes_before_the_next_begins(second, finished, tmp_path):
+    out = shutil.copytree(finished.path, tmp_path / "x")
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    left = out / "tables" / f".a.csv.{socket.gethostname()}.{dead.pid}.tmp"
+    for begin in (lambda: second("train", out, "--workers", "1"), lambda: hold(out)):
+        left.touch()
+        begin()
+        assert not left.exists()
+
+
+def hold(folder):
+    with alone(folder):
+        pass
+
+
+@pytest.mark.parametrize("part", ["cone", "twins", "report"])
+def test_a_second_study(tmp_path, part):
+    """Each part holds the directory by itself."""
+    made = study(tmp_path, settings=["kernels.probe=4", "chaos.t0=[0]"])
+    process = Holder(made.run.path)
+    with pytest.raises(entk.LockedError, match=f"another process .{process.pid} on "):
+        getattr(made, part)(*([None] if part == "twins" else []))
+    process.kill()
+
+
+def test_a_second_recorder(tmp_path):
     one, two = (twophase.Recorder(tmp_path / "c", steps=[0, 1]) for _ in range(2))
     model = torch.nn.Linear(2, 2)
     one(0, model)

@@ -95,6 +95,12 @@ def test_a_changed_state_is_noticed(finished, tiny, dataset, tmp_path, monkeypat
     assert results(run) != results(straight)
 
 
+def test_states_of_a_job_that_is_done_are_gone(finished, tiny, dataset, tmp_path):
+    run = started(finished, tiny, tmp_path / "off-done", save_every=3)
+    follow(run, dataset, JOBS["off-late"])
+    assert not list((run.path / "underway").rglob("*.safetensors"))
+
+
 def test_what_a_kill_left_goes_with_the_table(finished, tiny, dataset, tmp_path):
     run = started(finished, tiny, tmp_path / "off-left", save_every=3)
     left = [

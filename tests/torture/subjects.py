@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -69,8 +68,7 @@ def deterministic() -> None:
     shards.SHARD_SECONDS = -1
     for name in set(report.FIGURES) - {"chaos", "training"}:  # drawing is what takes long
         del report.FIGURES[name]
-    draw = plots_sweep.draw
-    plots_sweep.draw = lambda *given: dict(islice(draw(*given).items(), 1))
+    plots_sweep.FIGURES |= dict.fromkeys(list(plots_sweep.FIGURES)[1:], lambda *given: [])
 
 
 def kernel(folder: Path) -> None:

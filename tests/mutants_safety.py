@@ -150,7 +150,7 @@ SAFETY = tuple(
         ("twophase/disk", "files appear before they are on the disk", "os.fsync(file.fileno())", "pass", TORTURE),
         ("twophase/disk", "names of files may be lost", "_sync(path.parent)", "pass", f"{RUNDIR}::test_a_name_is_on_the_disk_after_its_bytes_and_before_the_call_ends"),
         ("twophase/disk", "what was not written stays", "temporary.unlink(missing_ok=True)\n", "pass\n", f"{RUNDIR}::test_a_failed_write_leaves_the_old_file_and_no_other"),
-        ("twophase/disk", "a pipe is read", "if not path.is_file():  # a pipe would block\n", "if False:\n", line("folder as a checkpoint")),
+        ("twophase/disk", "a pipe is read", "if not path.is_file():  # a pipe would block\n", "if False:\n", f"{RUNDIR}::test_a_pipe_in_the_place_of_a_file_is_not_waited_for"),
         ("twophase/disk", "links out of a run are followed", "if entry.is_symlink() and not Path(entry.path).resolve().is_relative_to(inside):", "if False:", line("run with a link out")),
         ("twophase/disk", "only the run's own folder is looked at", "todo.append(Path(entry.path))", "pass", line("run with a link out below")),
         ("twophase/disk", "pipes in a run are passed over", "elif not entry.is_file() and not entry.is_symlink():", "elif False:", line("run with a pipe")),

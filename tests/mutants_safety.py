@@ -12,7 +12,6 @@ RESUME, UNDERWAY = "tests/twophase/test_resume.py", "tests/twophase/test_underwa
 NAMES, TRAIN = "tests/twophase/test_hostile_names.py", "tests/twophase/test_train.py"
 EDITED = f"{RUNDIR}::test_a_checkpoint_that_was_edited_is_noticed"
 RECORDS = f"{RUNDIR}::test_records_and_tables_that_were_changed_or_exchanged_are_noticed"
-TORTURE = "tests/test_torture.py::test_a_sample_of_faults_is_survived"
 
 
 def crafted(name: str) -> str:
@@ -146,8 +145,8 @@ SAFETY = tuple(
         ("twophase/cli", "temporary files of the dead stay", "remove_stale(run.path)", "pass", f"{TWO}::test_what_a_killed_process_left_goes_before_the_next_begins"),
         ("twophase/disk", "temporary files of the dead stay where a folder is held", "        remove_stale(folder)\n", "        pass\n", f"{TWO}::test_what_a_killed_process_left_goes_before_the_next_begins"),
         # files of runs
-        ("twophase/disk", "files appear before they are whole", "temporary.replace(path)", "path.write_bytes(content)", TORTURE),
-        ("twophase/disk", "files appear before they are on the disk", "os.fsync(file.fileno())", "pass", TORTURE),
+        ("twophase/disk", "files appear before they are whole", "temporary.replace(path)", "path.write_bytes(content)", f"{RUNDIR}::test_a_name_is_on_the_disk_after_its_bytes_and_before_the_call_ends"),
+        ("twophase/disk", "files appear before they are on the disk", "os.fsync(file.fileno())", "pass", f"{RUNDIR}::test_a_name_is_on_the_disk_after_its_bytes_and_before_the_call_ends"),
         ("twophase/disk", "names of files may be lost", "_sync(path.parent)", "pass", f"{RUNDIR}::test_a_name_is_on_the_disk_after_its_bytes_and_before_the_call_ends"),
         ("twophase/disk", "what was not written stays", "temporary.unlink(missing_ok=True)\n", "pass\n", f"{RUNDIR}::test_a_failed_write_leaves_the_old_file_and_no_other"),
         ("twophase/disk", "a pipe is read", "if not path.is_file():  # a pipe would block\n", "if False:\n", f"{RUNDIR}::test_a_pipe_in_the_place_of_a_file_is_not_waited_for"),

@@ -88,7 +88,7 @@ def test_damage_is_reported_with_the_file_and_the_way_out(run):
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        (b'"model.a"', b'"model.c"'),
+        (b'"model.a"', b'"model.A"'),
         (b"[2,3]", b"[3,2]"),
         (b'"F32"', b'"I32"'),
         (rb"step\": 14", rb"step\": 15"),

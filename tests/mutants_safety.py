@@ -190,7 +190,7 @@ SAFETY = tuple(
         ("twophase/train", "the momentum of a state is dropped", 'optimizer.state[p]["momentum_buffer"] = momentum', "pass", resumed("mlp"), resumed("vit")),
         ("twophase/train", "the momentum is not saved", 'state[f"momentum.{name}"] = buffer.to("cpu", copy=True)', "pass", resumed("mlp")),
         ("twophase/train", "buffers are not loaded", "model.load_state_dict(weights(state))", "model.load_state_dict({k: v for k, v in weights(state).items() if 'running' not in k}, strict=False)", resumed("thin-resnet"), resumed("dropout")),
-        ("twophase/train", "the order of the data begins anew", "config.training.batch, config.seed, step)", "config.training.batch, config.seed, step % 9)", resumed("mlp")),
+        ("twophase/train", "the order of the data begins anew", "loss = step_loss(model, config, data, step)", "loss = step_loss(model, config, data, step - start)", resumed("mlp")),
         ("twophase/train", "the rate is that of the first step", "rate = config.rate(arm, step) * rate_factor", "rate = config.rate(arm, start) * rate_factor", f"{RESUME}::test_stopped_at_any_step_it_ends_the_same[mlp-15]"),
         ("twophase/train", "masks hang on what was drawn before", 'torch.manual_seed(seeds.number(config.seed, "dropout", step))', "pass", resumed("dropout")),
         ("twophase/train", "masks are those of another step", 'seeds.number(config.seed, "dropout", step)', 'seeds.number(config.seed, "dropout")', f"{TRAIN}::test_dropout_masks_belong_to_the_step"),

@@ -23,6 +23,7 @@ from tests.mutants import Mutant
 from tests.mutants_safety import SAFETY
 
 ROOT = Path(__file__).parents[1]
+TABLES = {"engine": ENGINE, "safety": SAFETY}
 MUTANTS = (*ENGINE, *SAFETY)
 COPIED = ("entk", "twophase", "tests", "benchmarks", "docs/results.py", "pyproject.toml")
 FAILED, NONE_FAILED = 1, 0  # pytest's exit status; others are collections that failed, crashes, ...
@@ -97,9 +98,12 @@ def judge(mutant: Mutant) -> Verdict:
 
 
 def main(patterns: Sequence[str]) -> int:
-    """Judge the mutants whose name or file contains a pattern, or all; 1 if any survives."""
+    """Judge the mutants whose table, file or name has a pattern in it, or all; 1: one survives."""
     chosen = [
-        m for m in MUTANTS if not patterns or any(p in f"{m.file} {m.name}" for p in patterns)
+        mutant
+        for table, mutants in TABLES.items()
+        for mutant in mutants
+        if not patterns or any(p in f"{table} {mutant.file} {mutant.name}" for p in patterns)
     ]
     tests = sorted({test for mutant in chosen for test in mutant.tests})
     with tempfile.TemporaryDirectory(prefix="entk-mutant-") as name:

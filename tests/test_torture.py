@@ -15,7 +15,7 @@ import torch
 
 import entk
 import twophase
-from tests.test_floors import ROOT
+from tests.ranks import ROOT
 from tests.torture import faults
 from tests.torture.mounted import disk
 from twophase.disk import write_atomic

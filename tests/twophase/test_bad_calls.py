@@ -176,6 +176,7 @@ CALLS: dict[str, tuple[Callable[[Path], Any], str]] = {
 }  # fmt: skip
 
 
+@pytest.mark.timeout(60)  # a pipe that is opened is waited for
 @pytest.mark.parametrize("name", CALLS)
 def test_a_call_ends_in_one_line(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

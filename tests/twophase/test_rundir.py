@@ -88,7 +88,7 @@ def test_damage_is_reported_with_the_file_and_the_way_out(run):
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        (b'"model.a"', b'"model.c"'),
+        (b'"model.a"', b'"model.A"'),
         (b"[2,3]", b"[3,2]"),
         (b'"F32"', b'"I32"'),
         (rb"step\": 14", rb"step\": 15"),
@@ -138,6 +138,15 @@ def test_records_and_tables_that_were_changed_or_exchanged_are_noticed(run):
         run.load_table("chaos")
 
 
+@pytest.mark.timeout(20)
+def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(run):
+    path = run.twin(0, 0)
+    path.parent.mkdir()
+    os.mkfifo(path)
+    with pytest.raises(UserError, match="there is no such file"):
+        run.load_record(path)
+
+
 def test_tables_keep_floats_and_empty_cells(run):
     run.save_table("train", ("a", "b"), [{"a": 0.1 + 0.2, "b": None}, {"a": 1e-300, "b": "x,y"}])
     assert run.table("train").read_text().startswith("a,b\n")
@@ -162,13 +171,16 @@ def test_what_a_killed_process_left_goes_and_what_a_living_one_writes_stays(tmp_
     dead = subprocess.Popen(["true"])
     dead.wait()
     host = socket.gethostname()
-    names = {n: tmp_path / "deep" / f".a.csv.{n}.tmp" for n in (f"{host}.{dead.pid}", "other.1")}
+    names = {
+        n: tmp_path / "deep" / f".a.csv.{n}.tmp"
+        for n in (f"{host}.{dead.pid}", f"other.{dead.pid}")
+    }
     names[host] = tmp_path / f".a.csv.{host}.{os.getpid()}.tmp"
     (tmp_path / "deep").mkdir()
     for path in names.values():
         path.touch()
     remove_stale(tmp_path)
-    assert {n for n, path in names.items() if path.exists()} == {"other.1", host}
+    assert {n for n, path in names.items() if path.exists()} == {f"other.{dead.pid}", host}
 
 
 def test_a_name_is_on_the_disk_after_its_bytes_and_before_the_call_ends(tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ import errno
 import importlib
 import importlib.util
 import inspect
+import io
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -25,12 +26,13 @@ from entk.distance import kernel_distance_matrix
 from entk.errors import EntkError, InputError
 from entk.kernel import plan_ntk
 from entk.spectrum import spectrum
-from entk.store import KernelFile, open_kernel
+from entk.store import KernelFile, open_kernel, publish
 from entk.write import write_ntk
 
 # no permission, no space, a file where a directory should be: the user's to put right
 DISK = (errno.EACCES, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.ENOENT)
-DISK += (errno.EIO, errno.EPIPE)
+DISK += (errno.EIO, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EFBIG, errno.EPERM)
+TABLES = (".csv", ".npy")
 HEAD = 5  # eigenvalues that are shown
 
 Function = Annotated[
@@ -135,17 +137,21 @@ def _printing() -> Iterator[None]:
             sys.stdout.flush()
         except OSError as error:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or it is tried again
+            if error.errno == errno.EPIPE:  # who reads it has seen enough
+                raise SystemExit(141) from None
             raise OSError(error.errno, error.strerror, "standard output") from None
 
 
 def _write(command: Write) -> None:
-    ranks = int(os.environ.get("WORLD_SIZE", "1"))
-    local = int(os.environ.get("LOCAL_RANK", "0"))
+    ranks, local = (_number(name) for name in ("WORLD_SIZE", "LOCAL_RANK"))
     made = _made(command, local)
     group = None
     if ranks > 1:
         cuda = _device(made["model"]).type == "cuda"
-        dist.init_process_group("nccl" if cuda else "gloo")
+        try:
+            dist.init_process_group("nccl" if cuda else "gloo")
+        except ValueError as error:
+            raise InputError(f"WORLD_SIZE is {ranks}, but {error}; start with torchrun") from None
         group = "world"
     try:
         resume = not command.no_resume
@@ -157,29 +163,42 @@ def _write(command: Write) -> None:
             dist.destroy_process_group()
 
 
+def _number(name: str) -> int:
+    """Of the environment, as torchrun sets it."""
+    text = os.environ.get(name, "0")
+    if not text.isdecimal():
+        raise InputError(f"the environment has {name}={text!r}, expected a number as of torchrun")
+    return int(text)
+
+
 def _plan(command: Plan) -> None:
     taken = inspect.signature(plan_ntk).parameters
     print(plan_ntk(**{k: v for k, v in _made(command, 0).items() if k in taken}))
 
 
 def _distance(command: Distance) -> None:
+    if command.out is not None and command.out.suffix not in TABLES:
+        raise InputError(f"--out {command.out}: expected a name that ends in .csv or .npy")
     found = kernel_distance_matrix(command.kernels)
     width = max(len(str(path)) for path in command.kernels)
     for path, row in zip(command.kernels, found.tolist(), strict=True):
         print(f"{path!s:<{width}}  " + "  ".join(f"{value:9.3e}" for value in row))
     if command.out is None:
         return
+    table = io.BytesIO()
     if command.out.suffix == ".npy":
-        np.save(command.out, found.numpy())
-    elif command.out.suffix == ".csv":
-        with command.out.open("w", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(["", *command.kernels])
-            writer.writerows(
-                [path, *row] for path, row in zip(command.kernels, found.tolist(), strict=True)
-            )
+        np.save(table, found.numpy())
     else:
-        raise InputError(f"--out {command.out}: expected a name that ends in .csv or .npy")
+        writer = csv.writer(io.TextIOWrapper(table, write_through=True), lineterminator="\n")
+        writer.writerow(["", *command.kernels])
+        rows = zip(command.kernels, found.tolist(), strict=True)
+        writer.writerows([path, *row] for path, row in rows)
+    temporary = command.out.with_name(f".{command.out.name}.tmp")
+    try:
+        temporary.write_bytes(table.getvalue())
+        publish(temporary, command.out)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _show(command: Show) -> None:

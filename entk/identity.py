@@ -12,11 +12,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from entk.capture import forward, leaf_state, rounding
 from entk.models import describe, inner
 from entk.plan import Plan
+from entk.precision import computing
 from entk.request import Target
 from entk.samples import Select, named_tensors
 from entk.sketch import Sketch
+from entk.soundness import several_of
+
+BEHAVIOUR = "outputs and gradients"  # of a few samples
 
 
 def identity(
@@ -29,6 +34,7 @@ def identity(
     """As it is compared with what is begun, is finished, or asked for by others."""
     model, x, z = target.model, target.x, target.z
     request = {
+        BEHAVIOUR: behaviour(target),
         "model": _name(inner(model)),
         "state_sha256": sha256(state_of(model)),
         "x_sha256": sha256(named_tensors(x, "x")),
@@ -44,8 +50,49 @@ def identity(
         request["select"] = describe(select)
     others = [() if t is None or isinstance(t, Tensor) else t.others for t in (x, z)]
     if any(others):
-        request["arguments"] = repr(others)
+        request["arguments"] = _text(others)
     return request
+
+
+def behaviour(target: Target) -> list[float]:
+    """What tells a model from another with the same tensors, such as another activation or select.
+
+    Of a few samples, weighted by fixed numbers: the outputs' sum and norm, and of the sum's
+    gradient the norm for each parameter.
+    """
+    model, x = target.model, several_of(target.x)
+    leaves, state = leaf_state(model, target.names, copy=True)
+    with computing():
+        y = forward(model, state, x)
+        weights = torch.arange(1.0, y.numel() + 1, device=y.device, dtype=y.dtype).cos()
+        weighted = weights.view_as(y) * y
+        found = [None] * len(leaves)
+        if y.requires_grad:
+            found = torch.autograd.grad(weighted.sum(), list(leaves.values()), allow_unused=True)
+    parts = [weighted.detach().sum(), y.detach(), *found]
+    return [0.0 if p is None else p.double().norm().nan_to_num().item() for p in parts]
+
+
+def differing(request: dict, other: dict) -> list[str]:
+    """Keys in which two requests are not the same; outputs and gradients if nothing else tells."""
+    exact = [k for k in request if k != BEHAVIOUR and other.get(k) != request[k]]
+    return exact or ([] if _near(request, other) else [BEHAVIOUR])
+
+
+def _near(request: dict, other: dict) -> bool:
+    """Whether they are as far apart as other threads or machines make them."""
+    one, two = (np.array(r.get(BEHAVIOUR, ())) for r in (request, other))
+    noise = rounding(torch.float32) * np.abs(one).max(initial=0)
+    return one.shape == two.shape and bool((np.abs(one - two) <= noise).all())
+
+
+def _text(value: object) -> str:
+    """The same for equal arguments, however long they are."""
+    if isinstance(value, tuple | list):
+        return f"[{', '.join(map(_text, value))}]"
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype} {value.shape} {hashlib.sha256(value.tobytes()).hexdigest()}"
+    return repr(value)
 
 
 def state_of(model: nn.Module) -> dict[str, Tensor]:

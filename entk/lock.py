@@ -42,11 +42,13 @@ def exclusive(folder: str | PathLike) -> Iterator[None]:
         raise KernelFileError(
             f"{folder} cannot be written to ({error}); free space, or choose another place"
         ) from error
+    holder = os.getpid()
     try:
         yield
     finally:
         with suppress(OSError):
-            (folder / NAME).unlink()  # while held: who waits for the old file looks again
+            if os.getpid() == holder and _is_at(handle, folder / NAME):
+                (folder / NAME).unlink()  # while held: who waits for the old file looks again
         with suppress(OSError):  # what was written there is of no use any more
             os.close(handle)
         with suppress(OSError):
@@ -67,7 +69,7 @@ def _acquire(path: Path) -> int:
     tries = 0
     while True:
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            _make(path.parent)
             handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         except (FileNotFoundError, FileExistsError):
             tries += 1
@@ -84,6 +86,13 @@ def _acquire(path: Path) -> int:
             os.close(handle)
             raise
         os.close(handle)
+
+
+def _make(folder: Path) -> None:
+    """And see to it that its name survives a crash, as what is written there will."""
+    if not folder.is_dir():
+        folder.mkdir(parents=True, exist_ok=True)
+        sync_folder(folder.parent)
 
 
 def _flock(handle: int, path: Path) -> None:

@@ -123,14 +123,9 @@ def inner(model: nn.Module) -> Any:
 
 
 def describe(select: Select | None) -> str | None:
-    """What stands for a choice of outputs in a file: the same text for the same function."""
+    """What stands for a choice of outputs in a file; of a function its name."""
     if select is None or isinstance(select, str):
         return select
     if not callable(select):
-        return repr(select)
-    code = getattr(select, "__code__", None)
-    name = f"{getattr(select, '__module__', '')}.{getattr(select, '__qualname__', repr(select))}"
-    if code is None:
-        return name
-    held = [c.cell_contents for c in getattr(select, "__closure__", None) or ()]
-    return f"{name} {code.co_code.hex()} {code.co_consts!r} {code.co_names!r} {held!r}"
+        return str(select)
+    return getattr(select, "__qualname__", type(select).__name__)

@@ -20,6 +20,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from entk.errors import DistributedError, InputError
+from entk.identity import differing
 from entk.tiling import available_memory
 
 BEAT_SECONDS = 1.0  # between two signs of life
@@ -28,6 +29,7 @@ START_SECONDS = 600.0  # for all to begin the call
 LEAVE_SECONDS = 5.0  # that rank 0 waits for others to hear of an error
 POLL_SECONDS = 0.02
 MESSAGE_BYTES = 4 << 20  # of one value: a TCPStore takes 8 MB
+LINE = 2000  # characters of an error that others are told
 FINISHED = 1 << 40  # more beats than there are: of one that is through
 NEXT = "finished shards are kept; start the processes and make the call again to go on"
 
@@ -75,8 +77,10 @@ class Peers(Alone):
 
     def __init__(self, group: dist.ProcessGroup):
         self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
-        _calls[group.group_name] += 1
-        self.prefix = f"entk/{group.group_name}/{_calls[group.group_name]}"
+        # a name may come again for other processes
+        name = f"{group.group_name}/{','.join(map(str, dist.get_process_group_ranks(group)))}"
+        _calls[name] += 1
+        self.prefix = f"entk/{name}/{_calls[name]}"
         self.source = dist.distributed_c10d._get_process_group_store(group)
         self.steps = itertools.count()
         self.sent = 0  # bytes of messages
@@ -89,19 +93,24 @@ class Peers(Alone):
     def __exit__(self, kind, error, _) -> None:
         """Say goodbye; rank 0, which may be the host of the store, goes last."""
         limit = LOST_SECONDS if kind is None else LEAVE_SECONDS
-        with suppress(DistributedError):
-            if error is not None:
-                told = str(error) if isinstance(error, DistributedError) else _named(error)
-                text = f"rank {self.rank}: {told}"
-                self._ask(lambda s: s.compare_set("failed", "", text), limit)
-            self._ask(lambda s: s.add("left", 1), limit)
-            end = time.monotonic() + limit
-            while self.rank == 0 and time.monotonic() < end:
-                if self._ask(lambda s: s.add("left", 0), limit) == self.size:
-                    break
-                time.sleep(POLL_SECONDS)
-            self._ask(lambda s: s.add(f"beat/{self.rank}", FINISHED), limit)
-        self.asked.put(None)
+        try:
+            with suppress(DistributedError):
+                self._leave(error, limit)
+        finally:
+            self.asked.put(None)
+
+    def _leave(self, error: BaseException | None, limit: float) -> None:
+        if error is not None:
+            told = str(error) if isinstance(error, DistributedError) else _named(error)
+            text = f"rank {self.rank}: {told}"
+            self._ask(lambda s: s.compare_set("failed", "", text), limit)
+        self._ask(lambda s: s.add("left", 1), limit)
+        end = time.monotonic() + limit
+        while self.rank == 0 and time.monotonic() < end:
+            if self._ask(lambda s: s.add("left", 0), limit) == self.size:
+                break
+            time.sleep(POLL_SECONDS)
+        self._ask(lambda s: s.add(f"beat/{self.rank}", FINISHED), limit)
 
     def check(self) -> None:
         """Raise DistributedError if a process is lost or has failed."""
@@ -134,7 +143,7 @@ class Peers(Alone):
         """One and the same InputError on every rank if they do not have the same."""
         every, verdict = self.gather(facts), None
         for r, other in enumerate(every or ()):
-            differs = [key for key in facts if other.get(key) != facts[key]]
+            differs = differing(facts, other)
             if differs and verdict is None:
                 verdict = (
                     f"rank {r} asks for something else than rank 0: {', '.join(differs)} differ; "
@@ -254,4 +263,6 @@ def peers_of(group: dist.ProcessGroup | str | None) -> Alone:
 
 
 def _named(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0]
+    """In a line that the store takes."""
+    line = f"{type(error).__name__}: {error}".splitlines()[0]
+    return line[:LINE].encode(errors="replace").decode()

@@ -38,6 +38,7 @@ from entk.tiling import (
     choose_tiles,
     footprint,
     output_parts,
+    refit,
 )
 
 
@@ -177,6 +178,21 @@ def make_plan(
         batch=tiling.batch,
         capture_seconds=_capture_seconds(found, job, tiling),
     )
+
+
+def fitted(plan: Plan, target: Target, memory: int | str | None, copies: int) -> Plan:
+    """A streamed plan that may be of another budget: the same tiles and bits in that of now."""
+    memory = available_memory(target.like.device) if memory is None else parse_bytes(memory)
+    if memory >= plan.memory:
+        return plan
+    itemsize = target.like.element_size()
+    sketched = 0 if plan.sketch is None else copies * plan.sketch.size
+    sizes = (plan.outputs, itemsize, 0, copies, sketched, plan.parts)
+    cost = footprint(target.found, plan.layers, *sizes)
+    tiling = Tiling(plan.parts, plan.block, plan.batch, plan.chunk)
+    total = plan.blocks[0] if plan.symmetric else sum(plan.blocks)
+    tiling, peak = refit(cost, tiling, total, memory)
+    return replace(plan, keep=tiling.keep, memory=memory, peak=peak)
 
 
 def _capture_seconds(found: Survey, job: Job, t: Tiling) -> float:

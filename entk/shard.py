@@ -16,7 +16,10 @@ BELONGS = "request"  # attribute of a shard: SHA-256 of the request and the plan
 
 
 def readable_tiles(shard: Path, plan: Plan, belongs: str) -> list[tuple[int, int]]:
-    """The tiles of a shard, read through their checksums; any other file is removed."""
+    """The tiles of a shard, read through their checksums; any other file is removed.
+
+    Raises KernelFileError: it could not be read for another reason than what is in it.
+    """
     tiles = {f"{i:06d}-{j:06d}": (i, j) for i, j in plan.tiles()}
 
     def form(name: str) -> Form | None:
@@ -37,9 +40,16 @@ def readable_tiles(shard: Path, plan: Plan, belongs: str) -> list[tuple[int, int
                 for part in found.values():
                     part[()]
                 return [tiles[key] for key in file]
-    except KernelFileError:  # its tiles are computed again
-        shard.unlink()
+    except KernelFileError as error:
+        if _passing(error.__cause__):
+            raise
+        shard.unlink()  # its tiles are computed again
         return []
+
+
+def _passing(error: BaseException | None) -> bool:
+    """Whether it says nothing of the file: no memory, no permission, too many files, ..."""
+    return isinstance(error, MemoryError) or getattr(error, "errno", None) is not None
 
 
 def _tile_shape(plan: Plan, i: int, j: int) -> tuple[int, ...]:

@@ -23,7 +23,7 @@ from entk.errors import KernelFileError, LockedError, ResumeError
 from entk.factors import transposed
 from entk.fields import loads
 from entk.hdf5 import reading, write_attribute, write_seal
-from entk.identity import provenance
+from entk.identity import differing, provenance
 from entk.lock import exclusive
 from entk.plan import Plan
 from entk.shard import BELONGS, readable_tiles
@@ -132,7 +132,7 @@ class Shards:
         self.since = time.monotonic()
 
     def _check(self, other: dict, where: str) -> None:
-        differs = [key for key in self.request if other.get(key) != self.request[key]]
+        differs = differing(self.request, other)
         if differs:
             raise ResumeError(
                 f"{where} another request: {', '.join(differs)} differ; pass another path, or "

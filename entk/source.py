@@ -69,9 +69,11 @@ class Source:
 
     @property
     def told(self) -> tuple:
-        """What tells it from another: of a file the request that it answers."""
-        request = self.kernel.provenance["request"] if isinstance(self.kernel, KernelFile) else {}
-        return (self.form, str(self.dtype), request)
+        """What tells it from another: of a file the request that it answers, else its sum."""
+        if isinstance(self.kernel, KernelFile):
+            return (self.form, str(self.dtype), self.kernel.provenance["request"])
+        total = self.kernel.sum(dtype=torch.float64).item()
+        return (self.form, str(self.dtype), "nan" if math.isnan(total) else total)
 
     def block(self, index: Index) -> Tensor:
         """A part of the kernel as a matrix."""

@@ -181,6 +181,22 @@ def choose_tiles(
     )
 
 
+def refit(cost: Footprint, tiling: Tiling, total: int, memory: int) -> tuple[Tiling, int]:
+    """The same tiles with the most blocks in memory, and the peak.
+
+    Raises InputError: not even those of one tile fit.
+    """
+    fitted = _keeping_most(cost, tiling, total, int(memory * (1 - RESERVE)))
+    if fitted is None:
+        need = cost.peak(replace(tiling, keep=min(2, total)), total)
+        raise InputError(
+            f"memory={format_bytes(memory)} is too small to go on with tiles of {tiling.block} "
+            f"samples, which need about {format_bytes(int(need / (1 - RESERVE)) + 1)}; raise "
+            "memory=, or pass resume=False to start over in smaller ones"
+        )
+    return fitted, cost.peak(fitted, total)
+
+
 def _work(
     cost: Footprint, t: Tiling, counts: tuple[int, int], square: bool, products: float
 ) -> float:

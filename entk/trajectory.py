@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from entk.assemble import WHOLE, Engine
 from entk.distance import PIECE, distances_of
 from entk.distribute import assign
-from entk.errors import InputError
+from entk.errors import InputError, KernelFileError
 from entk.identity import identity, machine, sha256, state_of
 from entk.inputs import as_path
 from entk.models import Functional, Params, as_module
@@ -67,7 +67,8 @@ def trajectory_distances(
 
     Raises:
         InputError: a state does not fit the model. UndefinedDistanceError: a kernel is zero or not
-            finite. DistributedError: a rank failed, died or fell silent. And what `ntk` raises.
+            finite. KernelFileError: `scratch` is full. DistributedError: a rank failed, died or
+            fell silent. And what `ntk` raises.
 
     Source: that of `kernel_distance`.
 
@@ -93,8 +94,10 @@ def trajectory_distances(
         _load(model, states[0], 0)
         target = prepare(model, x, z, outputs, params, select, strict)
         like, projections = target.like, check_sketch(sketch, seed)
-        request = identity(target, select, False, str(precision), projections)
-        peers.agree(request | machine(like) | {"number of states": len(states)})
+        if peers.size > 1:
+            request = identity(target, select, False, str(precision), projections)
+            asked = {"memory": memory, "block": block, "backend": backend, "rates": rates}
+            peers.agree(request | machine(like) | asked | {"number of states": len(states)})
         memory = peers.memory(like.device) if memory is None else memory
         options = {"memory": memory, "block": block, "backend": backend, "precision": precision}
         options |= {"rates": rates, "streamed": True, "sketch": projections}
@@ -104,7 +107,13 @@ def trajectory_distances(
             tempfile.TemporaryFile(dir=scratch) as file,
             Progress(progress, len(states), "states") as bar,
         ):
-            parts = _compute(engine, states, file, peers, bar)
+            try:
+                parts = _compute(engine, states, file, peers, bar)
+            except OSError as error:
+                raise KernelFileError(
+                    f"kernels of {len(states)} states, which are kept until they are compared, "
+                    f"could not be written ({error}); name a folder with room in scratch="
+                ) from error
             kernels = _mapped(file, plan.dtype, len(states))
             labels = [f"state {s}'s" for s in range(len(states))]
             return distances_of(lambda: _bands(kernels, plan, parts), labels, peers)

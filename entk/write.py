@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from os import PathLike
@@ -24,7 +25,7 @@ from entk.plan import Plan
 from entk.precision import check_precision
 from entk.progress import Progress
 from entk.rates import Rates
-from entk.request import Target, check_plan, make_plan, prepare
+from entk.request import Target, check_plan, fitted, make_plan, prepare
 from entk.samples import Input, Select
 from entk.shards import Shards
 from entk.sketch import check_sketch
@@ -69,8 +70,9 @@ def write_ntk(
     a host has free.
 
     Raises:
-        ResumeError: `path` holds or began another request (other model, data or options).
-            `resume=False` starts over and replaces it.
+        ResumeError: `path` holds or began another request (other data or options, or another
+            model: by its tensors, and its outputs and gradients on a few samples). `resume=False`
+            starts over and replaces it.
         LockedError: another process is at it.
         KernelFileError: the disk refused; finished shards are kept. And what `ntk` raises.
         DistributedError: a rank failed, died or fell silent; finished shards are kept.
@@ -98,7 +100,8 @@ def write_ntk(
             precision = check_precision(precision, chosen, like.dtype)
         request = identity(target, select, by_layer, precision, projections)
         brought = plan and replace(plan, device=like.device.type).to_json()
-        peers.agree(request | machine(like) | {"resume": resume, "plan": brought})
+        asked = {"resume": resume, "plan": brought, "memory": memory, "backend": backend}
+        peers.agree(request | machine(like) | asked | {"rates": rates})
         if memory is None and plan is None:
             memory = peers.memory(like.device)
         options = {"memory": memory, "backend": backend, "precision": precision, "rates": rates}
@@ -112,8 +115,9 @@ def write_ntk(
         plan, done = peers.broadcast((plan, store.done))
         if plan is not None:
             plan = replace(plan, device=str(like.device))
-            engine = Engine(target, plan, by_layer, tick=peers.check)
-            _work(store, engine, done, peers, progress)
+            here = plan if brought else fitted(plan, target, memory, copies(target, by_layer))
+            engine = Engine(target, here, by_layer, tick=peers.check)
+            _work(store, plan, engine, done, peers, progress)
             peers.broadcast("joined")
         return KernelFile(path)
 
@@ -154,7 +158,7 @@ def _check_begun(plan: Plan, target: Target, store: Shards) -> None:
 
 
 def _work(
-    store: Shards, engine: Engine, done: dict, peers: Alone, progress: bool | Callable
+    store: Shards, plan: Plan, engine: Engine, done: dict, peers: Alone, progress: bool | Callable
 ) -> None:
     """This process's share of the tiles; rank 0 joins them all."""
     if peers.rank != 0:
@@ -171,4 +175,5 @@ def _work(
     if every is not None:
         for own in every:
             store.done |= {tile: store.folder / name for tile, name in own.items()}
-        store.finish(engine.plan, engine.groups)
+        with ThreadPoolExecutor(1, "entk-join") as apart:  # where no Ctrl-C comes into HDF5
+            apart.submit(store.finish, plan, engine.groups).result()

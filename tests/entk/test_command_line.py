@@ -133,6 +133,8 @@ def test_plan_distance_and_show(here, one_thread, capsys):
         (["write", "k.h5", "case.py:pair", "--outputs", "x"], "outputs='x'"),
         (["show", "none.h5"], "no kernel at none.h5"),
         (["distance", "none.h5"], "no kernel at none.h5"),
+        (["distance", "none.h5", "--out", "d.txt"], "--out d.txt: expected a name that ends in"),
+        (["write", "k" * 300, "case.py:pair"], "[Errno 36] File name too long"),
     ],
 )
 def test_one_line_for_each_mistake(here, capsys, arguments, expected):
@@ -144,27 +146,45 @@ def test_one_line_for_each_mistake(here, capsys, arguments, expected):
     assert told.count("\n") == 1
 
 
-def test_distances_go_to_csv_or_npy(here, one_thread, capsys):
+def test_a_table_that_cannot_be_replaced_is_kept(here, one_thread, capsys):
     (model, x, _), options = request()
     entk.write_ntk("a.h5", model, x, **options).close()
-    with pytest.raises(SystemExit):
-        cli.main(["distance", "a.h5", "--out", "d.txt"])
-    assert "--out d.txt: expected a name that ends in .csv or .npy" in capsys.readouterr().err
+    Path("d.csv").mkdir()
+    with pytest.raises(SystemExit) as end:
+        cli.main(["distance", "a.h5", "--out", "d.csv"])
+    assert end.value.code == 2
+    assert "Is a directory: " in capsys.readouterr().err
+    assert sorted(p.name for p in Path().iterdir()) == ["a.h5", "case.py", "d.csv"]
 
 
-@pytest.mark.parametrize("where", ["a full disk", "nobody"])
-def test_what_cannot_be_printed_is_one_line_and_status_2(here, one_thread, where):
+@pytest.mark.parametrize(("size", "said"), [("2", "environment variable"), ("many", "'many'")])
+def test_half_an_environment_of_torchrun(here, monkeypatch, capsys, size, said):
+    monkeypatch.setenv("WORLD_SIZE", size)
+    with pytest.raises(SystemExit) as end:
+        cli.main(["write", "k.h5", "case.py:pair"])
+    told = capsys.readouterr().err
+    assert end.value.code == 2
+    assert "WORLD_SIZE" in told
+    assert said in told
+    assert told.count("\n") == 1
+
+
+def test_a_full_standard_output_is_one_line_and_status_2(here, one_thread):
     """The file is opened and read; only the last flush fails, after which Python would say 120."""
     (model, x, _), options = request()
     entk.write_ntk("a.h5", model, x, **options).close()
-    if where == "nobody":
-        end, out = os.pipe()
-        os.close(end)
-    else:
-        out = os.open("/dev/full", os.O_WRONLY)
+    with Path("/dev/full").open("w") as out:
+        done = process("-m", "entk", "show", "a.h5", out=out)
+    assert done.returncode == 2
+    assert done.stderr.endswith("] No space left on device: 'standard output'\n")
+    assert done.stderr.count("\n") == 1
+
+
+def test_nobody_who_reads_is_no_error(here, one_thread):
+    (model, x, _), options = request()
+    entk.write_ntk("a.h5", model, x, **options).close()
+    end, out = os.pipe()
+    os.close(end)
     done = process("-m", "entk", "show", "a.h5", out=out)
     os.close(out)
-    reason = {"nobody": "Broken pipe", "a full disk": "No space left on device"}[where]
-    assert done.returncode == 2
-    assert done.stderr.endswith(f"] {reason}: 'standard output'\n")
-    assert done.stderr.count("\n") == 1
+    assert (done.returncode, done.stderr) == (141, "")

@@ -59,7 +59,11 @@ def attempt(name, call):
         call()
         print(name, "nothing")
     except entk.EntkError as error:
-        print(name, type(error).__name__, error)
+        said = str(error)[:4000].encode(errors="replace").decode()
+        print(name, type(error).__name__, said)
+class Broken(torch.nn.Linear):
+    def forward(self, x):
+        raise entk.InputError("\\udcff" + "long " * 2_000_000)
 (model, x, z), options = request()
 path = f"{sys.argv[1]}/shared/k.h5"
 write = lambda *a, **k: entk.write_ntk(path, *a, group=trio, **k).close()
@@ -68,12 +72,18 @@ attempt("outputs", lambda: write(model, x, outputs=["all", "trace", "trace"][ran
 torch.set_num_threads(1 + rank // 2)
 attempt("threads", lambda: write(model, x, **options))
 torch.set_num_threads(1)
+attempt("memory", lambda: entk.write_ntk(
+    path, model, x, group=trio, memory=[None, "1GB", None][rank]))
+attempt("trajectory", lambda: entk.trajectory_distances(
+    model, [model.state_dict()], x, group=trio, memory=["1GB", "1GB", None][rank]))
 attempt("argument", lambda: write(model, x, outputs="some" if rank == 1 else "all"))
 attempt("folder", lambda: entk.write_ntk(f"{sys.argv[1]}/of {rank}/k.h5", model, x, group=trio))
 states = [model.state_dict(), {k: v * (1 + (rank == 2)) for k, v in model.state_dict().items()}]
 attempt("states", lambda: entk.trajectory_distances(model, states, x, group=trio))
 far = entk.kernel_distance_matrix
 attempt("kernels", lambda: far([x[:, 0, : 6 - rank // 2]], group=trio))
+attempt("entries", lambda: far([x[:, 0], x[:, 0] + rank], group=trio))
+attempt("text", lambda: write(Broken(2, 2) if rank == 1 else model, x, **options))
 attempt("zero", lambda: far([x[:, 0], 0 * x[:, 0]], group=trio))
 real = entk.shards.Shards.finish
 def full(*a):
@@ -127,11 +137,16 @@ def test_errors_are_told_to_all_and_the_group_goes_on(made):
         assert each["outputs"].startswith(differs.format(1, "outputs"))
         assert each["threads"].startswith(differs.format(2, "number of threads differ"))
         assert each["states"].startswith(differs.format(2, "state 1 differ"))
+        assert each["memory"].startswith(differs.format(1, "memory differ"))
+        assert each["trajectory"].startswith(differs.format(2, "memory differ"))
+        assert each["entries"].startswith(differs.format(1, "kernel 1 differ"))
         assert each["kernels"].startswith(differs.format(2, "kernel 0 differ"))
         assert each["zero"].startswith("UndefinedDistanceError number 1's kernel is zero")
     assert told[1]["argument"].startswith("InputError outputs='some'")
     assert told[0]["argument"].startswith("DistributedError rank 1: InputError: outputs='some'")
     assert told[0]["argument"] == told[2]["argument"]
+    assert told[0]["text"].startswith("DistributedError rank 1: InputError: ?long long")
+    assert len(told[0]["text"]) < 3000
     assert told[2]["folder"].startswith("InputError")
     assert told[0]["folder"].startswith("DistributedError rank 2: InputError: the folder")
     assert told[0]["disk"] == "KernelFileError no space"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import signal
 import threading
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import torch
 
 import entk
 import entk.shards
+import entk.store
 import entk.write
 from entk.store import created, publish
 from tests.entk.test_store import begun, request
@@ -155,3 +157,24 @@ def test_a_name_is_on_the_disk_after_its_bytes_and_before_the_call_ends(tmp_path
     (tmp_path / "a.tmp").write_bytes(b"new")
     publish(tmp_path / "a.tmp", tmp_path / "a.h5")
     assert calls == ["a.tmp", "a.h5", tmp_path.name]
+
+
+@pytest.mark.parametrize("at", [1, 3, 9])
+def test_ctrl_c_during_the_join(at, tmp_path, monkeypatch):
+    """It ends the call as it does elsewhere, once the file is whole: HDF5 is not interrupted."""
+    real, writes = entk.store._Disk.write, []
+
+    def write(disk, data):
+        if Path(disk.raw.name).name.startswith("."):  # the file, not a shard
+            writes.append(len(data))
+            if len(writes) == at:
+                os.kill(os.getpid(), signal.SIGINT)
+        return real(disk, data)
+
+    monkeypatch.setattr(entk.store._Disk, "write", write)
+    torch.manual_seed(0)
+    model, x = torch.nn.Linear(3, 2), torch.randn(5, 3)
+    with pytest.raises(KeyboardInterrupt):
+        entk.write_ntk(tmp_path / "k.h5", model, x)
+    with entk.open_kernel(tmp_path / "k.h5") as file:
+        assert torch.equal(file[:], entk.ntk(model, x).view(10, 10))

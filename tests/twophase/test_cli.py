@@ -75,7 +75,7 @@ def test_default_directory_is_named_after_the_run(twophase, file, tmp_path, monk
         ),
         (
             ("other.toml", "--out", "bad.toml"),
-            "bad.toml/config.toml could not be written (File exists)",
+            "bad.toml could not be written (File exists)",
         ),
         (("empty",), "empty' is no preset"),
     ],

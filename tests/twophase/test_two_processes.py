@@ -63,7 +63,7 @@ def test_a_sweep_and_its_points(second, tiny, tmp_path, held, named):
 
 def test_a_finished_run_that_may_only_be_read_is_read(finished, monkeypatch):
     """`twophase train` on it takes no lock, so it writes nothing."""
-    monkeypatch.setattr(cli, "exclusive", None)
+    monkeypatch.setattr(cli, "alone", None)
     monkeypatch.setattr(cli, "complete", lambda run, stage: True)
     cli.main(["train", str(finished.path)])
 

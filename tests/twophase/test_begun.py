@@ -51,18 +51,19 @@ def study(folder, build=Net, y=Y, test=(X, Y), settings=()):
     )
 
 
-@pytest.mark.parametrize(
-    ("what", "said"),
-    [
-        ("training", "checkpoints (0, 1, 2, 3, ...) and network (outputs)"),
-        ("checkpoint", "checkpoints (2)"),
-        ("labels", "data (y_train)"),
-        ("test", "data (x_test)"),
-        ("network", "network (outputs)"),
-        ("class", "network (class, repr)"),
-    ],
-)
-def test_a_study_of_something_else_is_not_gone_on_with(tmp_path, what, said):
+ELSE = {
+    "what": "said",
+    "training": "checkpoints (0, 1, 2, 3, ...) and network (outputs)",
+    "checkpoint": "checkpoints (2)",
+    "labels": "data (y_train)",
+    "test": "data (x_test)",
+    "network": "network (outputs)",
+    "class": "network (class, repr)",
+}
+
+
+@pytest.mark.parametrize("what", ELSE)
+def test_a_study_of_something_else_is_not_gone_on_with(tmp_path, what):
     record(tmp_path / "own")
     study(tmp_path).cone()
     before = {p: p.read_bytes() for p in (tmp_path / "study").rglob("*") if p.is_file()}
@@ -80,7 +81,7 @@ def test_a_study_of_something_else_is_not_gone_on_with(tmp_path, what, said):
     with pytest.raises(UserError) as error:
         study(tmp_path, **options.get(what, {}))
     assert str(error.value) == (
-        f"{tmp_path / 'study'} was begun with other {said}; put back what it was begun with, "
+        f"{tmp_path / 'study'} was begun with other {ELSE[what]}; put back what it was begun with, "
         "choose another folder, or delete this one"
     )
     shutil.rmtree(tmp_path / "own")

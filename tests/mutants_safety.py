@@ -12,6 +12,7 @@ RESUME, UNDERWAY = "tests/twophase/test_resume.py", "tests/twophase/test_underwa
 NAMES, TRAIN = "tests/twophase/test_hostile_names.py", "tests/twophase/test_train.py"
 EDITED = f"{RUNDIR}::test_a_checkpoint_that_was_edited_is_noticed"
 RECORDS = f"{RUNDIR}::test_records_and_tables_that_were_changed_or_exchanged_are_noticed"
+BELONGS, BEGUN = "tests/twophase/test_belongs.py", "tests/twophase/test_begun.py"
 
 
 def crafted(name: str) -> str:
@@ -65,6 +66,18 @@ def none_begun(verb: str, launcher: int) -> str:
 
 def jobs(verb: str) -> str:
     return f"{TWO}::test_where_jobs_are_at_work_nothing_is_begun[{verb}]"
+
+
+def at_once(kind: str) -> str:
+    return f"{BEGUN}::test_of_two_that_begin_at_once_one_is_told[{kind}]"
+
+
+def in_place(what: str) -> str:
+    return f"{BELONGS}::test_a_kernel_in_the_place_of_another_is_noticed[{what}-kernels]"
+
+
+def else_(what: str) -> str:
+    return f"{BEGUN}::test_a_study_of_something_else_is_not_gone_on_with[{what}]"
 
 
 SAFETY = tuple(
@@ -124,12 +137,12 @@ SAFETY = tuple(
         ("entk/lock", "a lock is written through a link", " | os.O_NOFOLLOW", "", f"{LOCK}::test_a_lock_that_is_a_link_is_not_written_through"),
         ("entk/write", "kernels are written without a lock", "stack.enter_context(exclusive(store.folder))", "pass", f"{LOCK}::test_write_ntk_waits_for_nobody_and_reads_without"),
         ("entk/shards", "shards of one at work are removed", "with suppress(LockedError, OSError), exclusive(self.folder):", "with suppress(LockedError, OSError):", f"{LOCK}::test_write_ntk_waits_for_nobody_and_reads_without"),
-        ("twophase/cli", "stages are done without a lock", "with nullcontext() if done else exclusive(run.path), Bars() as bars:", "with Bars() as bars:", f"{TWO}::test_a_run_that_is_being_written[train]", none_begun("run", 0)),
-        ("twophase/cli", "a run is sent out without a lock", "with exclusive(run.path):\n            lines", "with nullcontext():\n            lines", none_begun("run", 1)),
-        ("twophase/cli", "a sweep is done without a lock", "with exclusive(sweep.path), Bars() as bars:", "with Bars() as bars:", none_begun("sweep", 0)),
-        ("twophase/cli", "a sweep is sent out without a lock", "with exclusive(sweep.path):\n            lines", "with nullcontext():\n            lines", none_begun("sweep", 1)),
-        ("twophase/cli", "a report of a sweep has no lock", "with exclusive(first):", "with nullcontext():", f"{TWO}::test_a_report_that_another_writes[of a sweep]"),
-        ("twophase/cli", "a report of several runs has no lock", "with exclusive(out):", "with nullcontext():", f"{TWO}::test_a_report_that_another_writes[of several runs]"),
+        ("twophase/cli", "stages are done without a lock", "with nullcontext() if done else alone(run.path), Bars() as bars:", "with Bars() as bars:", f"{TWO}::test_a_run_that_is_being_written[train]", none_begun("run", 0)),
+        ("twophase/cli", "a run is sent out without a lock", "with alone(run.path):\n            lines", "with nullcontext():\n            lines", none_begun("run", 1)),
+        ("twophase/cli", "a sweep is done without a lock", "with alone(sweep.path), Bars() as bars:", "with Bars() as bars:", none_begun("sweep", 0)),
+        ("twophase/cli", "a sweep is sent out without a lock", "with alone(sweep.path):\n            lines", "with nullcontext():\n            lines", none_begun("sweep", 1)),
+        ("twophase/cli", "a report of a sweep has no lock", "with alone(Path(first)):", "with nullcontext():", f"{TWO}::test_a_report_that_another_writes[of a sweep]"),
+        ("twophase/cli", "a report of several runs has no lock", "with alone(out):", "with nullcontext():", f"{TWO}::test_a_report_that_another_writes[of several runs]"),
         ("twophase/sweep", "a point is done without a lock", "with alone(run.path):", "if True:", f"{TWO}::test_a_sweep_and_its_points[seed=0-point seed=0: ]"),
         ("twophase/recorder", "a recorder has no lock", "held.__enter__()", "pass", f"{TWO}::test_a_second_recorder"),
         ("twophase/disk", "what holds a folder does not lock it", "with exclusive(folder):", "if True:", *(f"{TWO}::test_a_second_study[{part}]" for part in ("cone", "twins", "report"))),
@@ -142,8 +155,29 @@ SAFETY = tuple(
         ("twophase/launch", "any process of that number is the job", "return str(job.paths.folder) in found", "return True", "tests/twophase/test_launch.py::test_a_record_of_jobs_that_are_gone_stands_in_no_way"),
         ("twophase/disk", "temporary files of living processes are removed", "if pid.isdecimal() and not _lives(int(pid)):", "if pid.isdecimal():", f"{RUNDIR}::test_what_a_killed_process_left_goes_and_what_a_living_one_writes_stays"),
         ("twophase/disk", "temporary files of other machines are removed", 'folder.rglob(f".*.{socket.gethostname()}.*.tmp")', 'folder.rglob(".*.*.tmp")', f"{RUNDIR}::test_what_a_killed_process_left_goes_and_what_a_living_one_writes_stays"),
-        ("twophase/cli", "temporary files of the dead stay", "remove_stale(run.path)", "pass", f"{TWO}::test_what_a_killed_process_left_goes_before_the_next_begins"),
-        ("twophase/disk", "temporary files of the dead stay where a folder is held", "        remove_stale(folder)\n", "        pass\n", f"{TWO}::test_what_a_killed_process_left_goes_before_the_next_begins"),
+        ("twophase/disk", "temporary files of the dead stay where a folder is held", "        remove_stale(folder)\n", "        pass\n", f"{TWO}::test_what_a_killed_process_left_goes_before_the_next_begins", f"{TWO}::test_what_a_killed_process_left_beside_runs_goes"),
+        ("twophase/disk", "a number that no process has is an error", "except OverflowError:", "except ZeroDivisionError:", f"{RUNDIR}::test_what_a_killed_process_left_goes_and_what_a_living_one_writes_stays"),
+        ("twophase/disk", "a folder that vanishes is an error", "except FileNotFoundError:", "except ZeroDivisionError:", f"{RUNDIR}::test_folders_that_vanish_while_they_are_looked_at_are_passed_over"),
+        ("twophase/rundir", "a run is begun without a lock", "with alone(path):", "if True:", at_once("run"), at_once("study")),
+        ("twophase/sweep", "a sweep is begun without a lock", "with alone(path):", "if True:", at_once("sweep")),
+        ("twophase/rundir", "who waited for the lock does not look again", "            return cls.begin(path, config, belongs)", "            (path / 'config.toml').unlink(missing_ok=True)\n            return cls.begin(path, config, belongs)", f"{BEGUN}::test_who_waited_for_the_lock_looks_again"),
+        # what belongs to something else
+        ("twophase/belongs", "a run goes on with other samples", 'check(run, {"data": samples.sha256})', "pass", f"{BELONGS}::test_samples_that_change_between_two_stages_are_noticed"),
+        ("twophase/stages", "training goes on with other samples", "belongs.begin(run)", "belongs.datasets.load(run.config)", f"{BELONGS}::test_samples_that_change_between_two_stages_are_noticed"),
+        ("twophase/parallel", "workers take other samples", "    return belongs.load(run)", "    return belongs.datasets.load(run.config)", f"{BELONGS}::test_a_worker_and_the_tables_notice_it_too"),
+        ("twophase/kernels", "tables are made of other samples", "data = belongs.load(run) if", "data = belongs.datasets.load(run.config) if", f"{BELONGS}::test_a_worker_and_the_tables_notice_it_too"),
+        ("twophase/belongs", "samples are recorded whenever it trains", 'if any(run.path.glob("checkpoints/*/*.safetensors")):', "if False:", f"{BELONGS}::test_samples_that_change_between_two_stages_are_noticed"),
+        ("twophase/data", "labels have no digest", "{k: digest({k: t}) for k, t in", "{k: digest({k: t}) if k[0] == 'x' else '' for k, t in", f"{BELONGS}::test_samples_that_change_between_two_stages_are_noticed"),
+        ("twophase/digests", "the order of bytes is that of memory", "part.cpu().contiguous()", "part.cpu().permute(sorted(range(part.dim()), key=lambda d: -part.stride(d)))", f"{BELONGS}::test_bytes_out_of_order_have_the_digest_of_those_in_order"),
+        ("twophase/kernels", "kernels are not compared with their checkpoints", "if run.load_record(origin) != found:", "if False:", *map(in_place, ("two steps", "another training"))),
+        ("twophase/kernels", "a kernel may be of another state", '"evaluated": asked[path]["state_sha256"]}', '"evaluated": run.load_record(origin)["evaluated"]}', *map(in_place, ("two steps", "another training"))),
+        ("twophase/cone", "the cone takes any kernels", "kernels.check(run)", "pass", f"{BELONGS}::test_a_kernel_in_the_place_of_another_is_noticed[two steps-cone]"),
+        ("twophase/kernels", "a kernel that was there before is taken", "[run.kernel_origin(arm, step)] if run.belongs.exists()", "[run.kernel_origin(arm, step)] if run.kernel_origin(arm, step).exists()", f"{BELONGS}::test_a_kernel_that_lay_there_before_is_noticed"),
+        ("twophase/study", "a study goes on with anything", "belongs.check(run, found)", "pass", *map(else_, ("checkpoint", "labels", "network"))),
+        ("twophase/belongs", "a study goes on with other checkpoints", "hashlib.file_digest(file, \"sha256\").hexdigest()", "\"\"", else_("checkpoint")),
+        ("twophase/belongs", "a network is its class and text", '"outputs": y.tolist()}', '"outputs": [0]}', else_("network")),
+        ("twophase/belongs", "outputs are compared bit for bit", "<= ROUNDING * b.abs().max()", "<= 0", f"{BEGUN}::test_outputs_may_differ_by_rounding_only"),
+        ("twophase/study", "a study has no digests of its samples", "sha256 = datasets.digests(*given, *test)", "sha256 = {}", else_("labels")),
         # files of runs
         ("twophase/disk", "files appear before they are whole", "temporary.replace(path)", "path.write_bytes(content)", f"{RUNDIR}::test_a_name_is_on_the_disk_after_its_bytes_and_before_the_call_ends"),
         ("twophase/disk", "files appear before they are on the disk", "os.fsync(file.fileno())", "pass", f"{RUNDIR}::test_a_name_is_on_the_disk_after_its_bytes_and_before_the_call_ends"),
@@ -152,7 +186,7 @@ SAFETY = tuple(
         ("twophase/disk", "a pipe is read", "if not path.is_file():  # a pipe would block\n", "if False:\n", f"{RUNDIR}::test_a_pipe_in_the_place_of_a_file_is_not_waited_for"),
         ("twophase/disk", "links out of a run are followed", "if entry.is_symlink() and not Path(entry.path).resolve().is_relative_to(inside):", "if False:", line("run with a link out")),
         ("twophase/disk", "only the run's own folder is looked at", "todo.append(Path(entry.path))", "pass", line("run with a link out below")),
-        ("twophase/disk", "pipes in a run are passed over", "elif not entry.is_file() and not entry.is_symlink():", "elif False:", line("run with a pipe")),
+        ("twophase/disk", "pipes in a run are passed over", "elif not entry.is_file() and not entry.is_symlink() and os.path.lexists(entry.path):", "elif False:", line("run with a pipe")),
         ("twophase/rundir", "a run's links are not looked at", "check_tree(path)", "pass", line("run with a link out")),
         ("twophase/sweep", "a sweep's links are not looked at", "check_tree(path)", "pass", line("sweep with a link out")),
         ("twophase/rundir", "names lead out of runs/", "if Path(name).name != name or", "if", line("name that leads away"), line("absolute name")),
@@ -162,11 +196,11 @@ SAFETY = tuple(
         ("twophase/rundir", "a config that was changed is taken", "if seal != sha256(configs.dump(run.config)):", "if False:", line("run whose config was changed")),
         ("twophase/sweep", "a sweep that was changed is taken", 'if sha256(sweep._text()) != found["sha256"]:', "if False:", line("record of a sweep changed")),
         ("twophase/rundir", "checksums of checkpoints are not checked", 'if about.pop("sha256") != _digest(path.name, about, tensors):', 'if not about.pop("sha256"):', line("flipped checkpoint")),
-        ("twophase/rundir", "a checkpoint's name is not under its checksum", 'hashlib.sha256(f"{name} {json.dumps(about)}', 'hashlib.sha256(f"{json.dumps(about)}', line("checkpoint of another step")),
+        ("twophase/rundir", "a checkpoint's name is not under its checksum", 'digest(tensors, f"{name} {json.dumps(about)}', 'digest(tensors, f"{json.dumps(about)}', line("checkpoint of another step")),
         ("twophase/rundir", "what is said of a checkpoint is not under its checksum", 'f"{name} {json.dumps(about)}', 'f"{name}', EDITED),
-        ("twophase/rundir", "names of tensors are not under the checksum", 'digest.update(f"{key} {t.dtype}', 'digest.update(f"{t.dtype}', EDITED),
-        ("twophase/rundir", "shapes of tensors are not under the checksum", "{t.dtype} {tuple(t.shape)}", "{t.dtype}", EDITED),
-        ("twophase/rundir", "numbers are not under the checksum", "digest.update(t.cpu()", "digest.copy().update(t.cpu()", EDITED),
+        ("twophase/digests", "names of tensors are not under the checksum", 'f"{name} {t.dtype}', 'f"{t.dtype}', EDITED),
+        ("twophase/digests", "shapes of tensors are not under the checksum", "{t.dtype} {tuple(t.shape)}", "{t.dtype}", EDITED),
+        ("twophase/digests", "numbers are not under the checksum", "found.update(part.cpu()", "found.copy().update(part.cpu()", EDITED),
         ("twophase/rundir", "checkpoints of another seed are taken", 'if about["seed"] != self.config.seed:', "if False:", f"{RUNDIR}::test_a_checkpoint_of_a_run_with_another_seed_is_refused"),
         ("twophase/rundir", "checksums of records are not checked", 'if found["sha256"] != _record_digest(path, found["value"]):', "if False:", RECORDS),
         ("twophase/rundir", "a record's name is not under its checksum", 'sha256(f"{path.name} {json.dumps(value', 'sha256(f"{json.dumps(value', RECORDS),

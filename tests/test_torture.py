@@ -103,5 +103,5 @@ def test_a_folder_in_place_of_the_file(tmp_path):
         entk.write_ntk(tmp_path / "k.h5", MODEL, X)
     (tmp_path / "file").touch()
     recorder = twophase.Recorder(tmp_path / "file" / "checkpoints", steps=[0])
-    with pytest.raises(entk.KernelFileError, match=r"cannot be written to .*Not a directory"):
+    with pytest.raises(twophase.UserError, match=r"could not be written .*Not a directory"):
         recorder(0, MODEL)

@@ -16,13 +16,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from entk import EntkError, exclusive
+from entk import EntkError
 from twophase import config as configs
 from twophase import elements, launch
 from twophase import grid as grids
 from twophase import sweep as sweeps
 from twophase.bars import Bars
-from twophase.disk import printing, remove_stale
+from twophase.disk import alone, printing
 from twophase.errors import JobFailedError, UserError
 from twophase.presets import PRESETS
 from twophase.rundir import RunDir, folder
@@ -32,7 +32,6 @@ from twophase.sweep import Sweep as SweepDir
 # no permission, no space, a broken disk, a file in place of a directory: the user's to put right
 DISK = (errno.EACCES, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EEXIST)
 DISK += (errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EFBIG, errno.EIO, errno.EPERM)
-DISK += (errno.EPIPE,)
 
 What = Annotated[
     str, tyro.conf.Positional, tyro.conf.arg(metavar="PRESET|CONFIG.toml|RUN", name="what")
@@ -169,16 +168,15 @@ def _stages(command: _Verb, what: str) -> None:
     run = _open(command, what)
     name = type(command).__name__.lower()
     if isinstance(command, Run) and command.launcher and not complete(run, "report"):
-        with exclusive(run.path):
+        with alone(run.path):
             lines = launch.launch(run, command, command.workers)
         _print(lines)
         return
     done = all(complete(run, stage) for stage in STAGES)
-    with nullcontext() if done else exclusive(run.path), Bars() as bars:
+    with nullcontext() if done else alone(run.path), Bars() as bars:
         if not done:
-            RunDir.create(run.path, run.config)  # another may have begun since
+            RunDir.begin(run.path, run.config)  # another may have begun since
             launch.check_idle(run.path)
-            remove_stale(run.path)
         do(run, "report" if name == "run" else name, bars, command.workers, set())
     if name in ("run", "report"):
         _print(elements.answers(run))
@@ -196,12 +194,12 @@ def _report(command: Report) -> None:
     if command.set or (sweep and command.out):
         raise UserError("--set is for presets and files, and --out not for a sweep: both are done")
     if sweep:
-        with exclusive(first):
+        with alone(Path(first)):
             answers = report_sweep.of_sweep(SweepDir.open(Path(first)))
         _print(elements.lines(answers, Path(first)))
     else:
         out = command.out or Path("runs/comparison")
-        with exclusive(out):
+        with alone(out):
             answers = report_sweep.of_runs([Path(p) for p in command.what], out)
         _print(elements.lines(answers, out))
 
@@ -222,12 +220,12 @@ def _sweep(command: Sweep) -> None:
         out = command.out or folder(base.name, "-sweep")
         sweep = SweepDir.create(out, base, grids.parse(command.grid))
     if command.launcher and any(sweeps.state(r) == "open" for r in sweep.runs().values()):
-        with exclusive(sweep.path):
+        with alone(sweep.path):
             lines = launch.launch(sweep, command, command.workers)
         _print(lines)
         return
-    with exclusive(sweep.path), Bars() as bars:
-        SweepDir.create(sweep.path, sweep.base, sweep.grid)  # another may have begun since
+    with alone(sweep.path), Bars() as bars:
+        SweepDir.begin(sweep.path, sweep.base, sweep.grid)  # another may have begun since
         launch.check_idle(sweep.path)
         started = time.monotonic()
         sweeps.work(sweep, bars, command.workers)
@@ -271,7 +269,7 @@ def _status(path: Path) -> None:
         for name, run in SweepDir.open(path).runs().items():
             done = sum(complete(run, stage) for stage in STAGES)
             table.add_row(Text(name), sweeps.state(run), f"{done}/{len(STAGES)}")
-        Console().print(table)
+        _show(table)
         _jobs(path)
         return
     run = RunDir.open(path)
@@ -280,8 +278,16 @@ def _status(path: Path) -> None:
         files = stage.outputs(run)
         there = sum(file.exists() for file in files)
         table.add_row(name, "yes" if complete(run, name) else "no", f"{there}/{len(files)}")
-    Console().print(table)
+    _show(table)
     _jobs(path)
+
+
+def _show(table: Table) -> None:
+    """Printed as anything else is: of a closed pipe rich would end the program by itself."""
+    console = Console()
+    with console.capture() as text:
+        console.print(table)
+    print(text.get(), end="")
 
 
 def _jobs(path: Path) -> None:
@@ -291,4 +297,4 @@ def _jobs(path: Path) -> None:
         table = Table("job", "what", "state", title=str(path / launch.FILE), title_justify="left")
         for name, job in jobs:
             table.add_row(job.job_id, name, launch.state(job))
-        Console().print(table)
+        _show(table)

@@ -6,6 +6,7 @@ from contextlib import suppress
 from itertools import pairwise
 
 import entk
+from twophase import kernels
 from twophase.metrics import angle
 from twophase.rundir import RunDir
 
@@ -28,6 +29,7 @@ def stage(run: RunDir) -> None:
 
     Source: section 5 of arXiv 2505.13900.
     """
+    kernels.check(run)
     rows: dict[str, list[dict]] = {name: [] for name in TABLES}
     for arm in run.config.arms:
         for name, found in _arm(run, arm).items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from twophase import seeds, sources
 from twophase.config import Config, Data
+from twophase.digests import digest
 from twophase.errors import UserError
 
 
@@ -30,6 +31,7 @@ class Dataset:
     flipped: int  # training labels that the noise has changed
     scored: Tensor | None = None  # rows of the training set; None: all
     build: Callable[[], nn.Module] | None = None  # a network of the caller's; None: the config's
+    sha256: dict[str, str] = field(default_factory=dict)  # of what was read, before all else
 
     @property
     def x_scored(self) -> Tensor:
@@ -44,7 +46,8 @@ class Dataset:
 def load(config: Config) -> Dataset:
     """The run's samples on its device, the same for the same config."""
     data = config.data
-    x_train, y_train, x_test, y_test = sources.read(data)
+    x_train, y_train, x_test, y_test = found = sources.read(data)
+    sha256 = digests(*found)
     x_train, y_train = _some(x_train, y_train, data.train)
     x_test, y_test = _some(x_test, y_test, data.test)
     _check(config, x_train, x_test)
@@ -55,7 +58,13 @@ def load(config: Config) -> Dataset:
     if not tokens:
         x_train, x_test = _normalised(x_train, x_test)
     tensors = [v.to(config.device) for v in (x_train, noisy, x_test, y_test)]
-    return Dataset(*tensors, classes, flipped, scored=scored(data, len(x_train)))
+    rows = scored(data, len(x_train))
+    return Dataset(*tensors, classes, flipped, scored=rows, sha256=sha256)
+
+
+def digests(*tensors: Tensor) -> dict[str, str]:
+    """SHA-256 of each of `sources.ARRAYS`, the same on every machine: nothing is computed yet."""
+    return {k: digest({k: t}) for k, t in zip(sources.ARRAYS, tensors, strict=True)}
 
 
 def scored(data: Data, n: int) -> Tensor | None:

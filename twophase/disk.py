@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import select
 import shutil
+import signal
 import socket
 import sys
 from collections.abc import Iterator
@@ -20,6 +22,7 @@ from twophase.errors import UserError
 # what parsers raise at a damaged file; RuntimeError is torch's, and RecursionError is one
 BROKEN = (OSError, SafetensorError, ValueError, TypeError, LookupError, AttributeError)
 BROKEN += (RuntimeError, MemoryError)
+UNREAD = 128 + signal.SIGPIPE  # exit status of a program whose output nobody reads on
 
 
 def write_atomic(path: Path, content: bytes) -> None:
@@ -67,7 +70,14 @@ def _sync(folder: Path) -> None:
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """`entk.exclusive`, once what killed processes left there is removed."""
+    """`entk.exclusive`, once what killed processes left there is removed.
+
+    Raises UserError: the folder cannot be made; LockedError: another process holds it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise refused(folder, error) from error
     with exclusive(folder):
         remove_stale(folder)
         yield
@@ -90,6 +100,8 @@ def remove_folder(folder: Path) -> None:
 def _lives(pid: int) -> bool:
     try:
         os.kill(pid, 0)
+    except OverflowError:  # no process has such a number
+        return False
     except OSError as error:
         return error.errno != errno.ESRCH
     return True
@@ -109,22 +121,38 @@ def reading(path: Path) -> Iterator[None]:
 
 @contextmanager
 def printing() -> Iterator[None]:
-    """What cannot be printed is an error here, not one that Python only mentions at its end."""
+    """What cannot be printed is an error here, not one that Python only mentions at its end.
+
+    A pipe that is read no further, as by `head`, ends the program without a word.
+    """
     try:
         yield
+    except BrokenPipeError:
+        if not _unread():
+            raise
+        raise SystemExit(UNREAD) from None
     finally:
         try:
             sys.stdout.flush()
         except OSError as error:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or it is tried again
+            if error.errno == errno.EPIPE:
+                raise SystemExit(UNREAD) from None
             raise OSError(error.errno, error.strerror, "standard output") from None
+
+
+def _unread() -> bool:
+    """Whether it is standard output that is broken: another pipe may be."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def check_tree(path: Path) -> None:
     """Raises UserError: something below is neither file nor folder, or a link that leads out."""
     inside, todo = path.resolve(), [path]
     while todo:
-        for entry in os.scandir(todo.pop()):
+        for entry in _entries(todo.pop()):
             if entry.is_symlink() and not Path(entry.path).resolve().is_relative_to(inside):
                 raise UserError(
                     f"{entry.path} is a link out of the run directory, through which other files "
@@ -132,8 +160,16 @@ def check_tree(path: Path) -> None:
                 )
             if entry.is_dir(follow_symlinks=False):
                 todo.append(Path(entry.path))
-            elif not entry.is_file() and not entry.is_symlink():
+            elif not entry.is_file() and not entry.is_symlink() and os.path.lexists(entry.path):
                 raise UserError(f"{entry.path} is neither a file nor a folder; remove it")
+
+
+def _entries(folder: Path) -> list[os.DirEntry]:
+    """None of a folder that another process has removed meanwhile."""
+    try:
+        return list(os.scandir(folder))
+    except FileNotFoundError:
+        return []
 
 
 def sha256(text: str) -> str:

@@ -119,7 +119,7 @@ def of_run(run: RunDir, step: float | None, make: Callable[..., list[list[int]]]
 def of_sweep(found: Sweep, step: float | None, make: Callable[..., list[list[int]]]) -> list[Part]:
     """What is missing of a sweep, the whole of a point by one element."""
     path, command = str(found.path), tuple(sys.argv[1:])
-    runs = [RunDir.create(run.path, run.config) for run in found.runs().values()]
+    runs = sweep.points(found)
     missing = [k for k, run in enumerate(runs) if sweep.state(run) == "open"]
     samples = _samples(found.base)
     step = step or step_seconds(runs, samples)

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 import entk
-from twophase import data as datasets
-from twophase import seeds, spectra, train
+from twophase import belongs, seeds, spectra, train
 from twophase.config import Config
 from twophase.data import Dataset
+from twophase.digests import digest
 from twophase.disk import remove_folder
 from twophase.errors import UserError
 from twophase.rundir import RunDir
@@ -63,36 +63,65 @@ def jobs(config: Config) -> list[tuple[str, int]]:
     return [(arm, step) for arm in config.arms for step in config.kernels.steps]
 
 
+def files(run: RunDir, arm: str, step: int) -> list[Path]:
+    """A kernel and its origin, of which a run without a record of its samples has none."""
+    return [
+        run.kernel(arm, step),
+        *([run.kernel_origin(arm, step)] if run.belongs.exists() else []),
+    ]
+
+
 def measure(run: RunDir, data: Dataset, arm: str, step: int) -> None:
     """Write one kernel; batch norm in eval mode, its statistics re-estimated on training data."""
     config = run.config
     path = run.kernel(arm, step)
     path.parent.mkdir(parents=True, exist_ok=True)
-    model = train.evaluated(config, data, run.load_state(run.checkpoint(arm, step)))
+    state = run.load_state(run.checkpoint(arm, step))
+    model = train.evaluated(config, data, state)
     by_layer = config.kernels.by_layer
     x = probe(config, data)
-    entk.write_ntk(path, model, x, by_layer=by_layer, **options(config)).close()
+    with entk.write_ntk(path, model, x, by_layer=by_layer, **options(config)) as file:
+        evaluated = file.provenance["request"]["state_sha256"]
+    for origin in files(run, arm, step)[1:]:
+        run.save_record(origin, {"checkpoint": digest(state), "evaluated": evaluated})
 
 
 def collect(run: RunDir, data: Dataset | None = None) -> None:
     """What each kernel is like by itself, and one of them computed again in two other ways."""
-    data = datasets.load(run.config) if data is None else data
+    data = belongs.load(run) if data is None else data
+    check(run)
     wanted = labels(run.config, data.y_train[probe_rows(run.config, data)])
-    rows, spectrum, asked = [], [], {}
+    rows, spectrum = [], []
     for arm, step in jobs(run.config):
         path = run.kernel(arm, step)
         # a kill after the file has appeared and before its shards are gone leaves them behind
         remove_folder(path.with_name(f"{path.name}.parts"))
         with entk.open_kernel(path) as file:
             found, values = describe(file, wanted)
-            asked[path] = file.provenance["request"]
         key = {"arm": arm, "step": step}
         rows.append({**key, **found})
         spectrum += [{**key, "rank": k + 1, "eigenvalue": v} for k, v in enumerate(values)]
-    check_alike(asked)
     run.save_table("kernel", KERNEL, rows)
     run.save_table("spectrum", SPECTRUM, spectrum)
     run.save_table("checks", CHECKS, checks(run, data))
+
+
+def check(run: RunDir) -> None:
+    """Raises UserError: a file is the kernel of another step, or of another run."""
+    asked = {}
+    for arm, step in jobs(run.config):
+        path = run.kernel(arm, step)
+        with entk.open_kernel(path) as file:
+            asked[path] = file.provenance["request"]
+        for origin in files(run, arm, step)[1:]:
+            state = run.load_state(run.checkpoint(arm, step))
+            found = {"checkpoint": digest(state), "evaluated": asked[path]["state_sha256"]}
+            if run.load_record(origin) != found:
+                raise UserError(
+                    f"{path} is not the kernel of {run.checkpoint(arm, step)}, but of another step "
+                    "or another training; delete the one that is wrong and run again"
+                )
+    check_alike(asked)
 
 
 def check_alike(asked: dict[Path, dict]) -> None:

@@ -14,8 +14,8 @@ from functools import lru_cache
 from multiprocessing import resource_tracker
 from typing import Any
 
-from twophase import data, device
-from twophase.config import Config
+from twophase import belongs, device
+from twophase.data import Dataset
 from twophase.errors import UserError
 from twophase.rundir import RunDir
 
@@ -28,7 +28,7 @@ def map_jobs(
     A job that raises ends the others and raises here.
     """
     if min(workers, len(jobs)) < 2:
-        samples = data.load(run.config) if jobs else None
+        samples = belongs.load(run) if jobs else None
         for job in jobs:
             function(run, samples, *job)
             done()
@@ -101,10 +101,10 @@ def _start_worker() -> None:
 
 def _call(function: Callable, run: RunDir, job: tuple) -> None:
     device.prepare(run.config.device)
-    function(run, _samples(run.config), *job)
+    function(run, _samples(run), *job)
 
 
 @lru_cache(maxsize=1)
-def _samples(config: Config) -> data.Dataset:
-    """Kept by a worker from job to job; another config is other samples, wherever its run lies."""
-    return data.load(config)
+def _samples(run: RunDir) -> Dataset:
+    """Kept by a worker from job to job of a run."""
+    return belongs.load(run)

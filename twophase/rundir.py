@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import json
 from collections.abc import Iterable
@@ -11,14 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-import torch
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from twophase import config as configs
 from twophase.config import Config
-from twophase.disk import check_tree, reading, refused, sha256, write_atomic
+from twophase.digests import digest
+from twophase.disk import alone, check_tree, reading, refused, sha256, write_atomic
 from twophase.errors import UserError
 
 FORMAT = 3  # of a run directory; raised when files of an earlier one cannot be gone on with
@@ -32,8 +31,19 @@ class RunDir:
     config: Config
 
     @classmethod
-    def create(cls, path: Path, config: Config) -> RunDir:
-        """Start a run, or go on with the one that is there if it has the same config."""
+    def create(cls, path: Path, config: Config, belongs: Any = None) -> RunDir:
+        """Start a run, or go on with the one that is there if it has the same config.
+
+        It starts under the directory's lock: of two commands one is told that it is second.
+        """
+        if (path / "config.toml").exists():
+            return cls.begin(path, config)
+        with alone(path):
+            return cls.begin(path, config, belongs)
+
+    @classmethod
+    def begin(cls, path: Path, config: Config, belongs: Any = None) -> RunDir:
+        """As `create`, for who holds the directory; `belongs`: the record that a new one gets."""
         file = path / "config.toml"
         if file.exists():
             run = cls.open(path)
@@ -46,8 +56,11 @@ class RunDir:
             return run
         text = configs.dump(config)
         head = f'format = {FORMAT}\nsha256 = "{sha256(text)}"\n'
+        run = cls(path, config)
+        if belongs is not None:  # before the config, without which there is no run
+            run.save_record(run.belongs, belongs)
         write_atomic(file, f"{head}{text}".encode())
-        return cls(path, config)
+        return run
 
     @classmethod
     def open(cls, path: Path) -> RunDir:
@@ -81,6 +94,10 @@ class RunDir:
     def kernel(self, arm: str, step: int) -> Path:
         return self.path / "kernels" / arm / f"step-{step:06d}.h5"
 
+    def kernel_origin(self, arm: str, step: int) -> Path:
+        """Which state of which checkpoint a kernel is of."""
+        return self.kernel(arm, step).with_suffix(".json")
+
     def twin(self, t0: int, draw: int) -> Path:
         """What became of a twin, in all arms; draw 0 is the control."""
         return self.path / "chaos" / f"t0-{t0:06d}-draw{draw}.json"
@@ -90,6 +107,11 @@ class RunDir:
 
     def table(self, name: str) -> Path:
         return self.path / "tables" / f"{name}.csv"
+
+    @property
+    def belongs(self) -> Path:
+        """Digests of what the run was begun with; see `twophase.belongs`."""
+        return self.path / "belongs.json"
 
     @property
     def report(self) -> Path:
@@ -187,11 +209,7 @@ def _no_number(name: str) -> NoReturn:
 
 def _digest(name: str, about: dict, tensors: dict[str, Tensor]) -> str:
     """Over the file's name, what is said about the state, and names, forms and bytes of it."""
-    digest = hashlib.sha256(f"{name} {json.dumps(about)}\n".encode())
-    for key, t in sorted(tensors.items()):
-        digest.update(f"{key} {t.dtype} {tuple(t.shape)}\n".encode())
-        digest.update(t.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
+    return digest(tensors, f"{name} {json.dumps(about)}\n", "\n")
 
 
 def _record_digest(path: Path, value: Any) -> str:

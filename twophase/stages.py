@@ -9,7 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Protocol
 
-from twophase import chaos, cone, data, device, environment, kernels, linear, train
+from twophase import belongs, chaos, cone, device, environment, kernels, linear, train
 from twophase.parallel import map_jobs
 from twophase.rundir import RunDir
 
@@ -39,7 +39,7 @@ def _train_files(run: RunDir) -> list[Path]:
 def _train(run: RunDir, bar: Bar, workers: int) -> None:
     done, total = train.progress(run)
     bar.start("train", total, done)
-    train.stage(run, data.load(run.config), lambda step: bar.step())
+    train.stage(run, belongs.begin(run), lambda step: bar.step())
 
 
 @dataclass(frozen=True)
@@ -68,17 +68,13 @@ def _parallel(name: str) -> Callable[[RunDir, Bar, int], None]:
     return work
 
 
-def _kernel(run: RunDir, *job) -> list[Path]:
-    return [run.kernel(*job)]
-
-
 def _switched(run: RunDir, *job) -> list[Path]:
     return [run.switched(*job)]
 
 
 JOBS = {
     "chaos": Jobs(chaos, chaos.files, chaos.follow),
-    "kernels": Jobs(kernels, _kernel, kernels.measure),
+    "kernels": Jobs(kernels, kernels.files, kernels.measure),
     "linear": Jobs(linear, _switched, linear.follow),
 }
 
@@ -109,7 +105,7 @@ STAGES: dict[str, Stage] = {
     ),
     "kernels": Stage(
         lambda run: [
-            *(run.kernel(*job) for job in kernels.jobs(run.config)),
+            *(path for job in kernels.jobs(run.config) for path in kernels.files(run, *job)),
             *(run.table(t) for t in kernels.TABLES),
         ],
         _parallel("kernels"),

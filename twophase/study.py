@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from twophase import chaos, cone, environment, kernels, recorder, train
+from twophase import belongs, chaos, cone, environment, kernels, recorder, train
 from twophase import config as configs
 from twophase import data as datasets
 from twophase.config import Config
@@ -73,7 +73,8 @@ class Study:
 
     Each of the three holds the directory for itself (`entk.exclusive`).
 
-    Raises UserError: fewer than three checkpoints, or they do not fit the network.
+    Raises UserError: fewer than three checkpoints, they do not fit the network, or `out` was begun
+    with other checkpoints, samples or another network.
     """
 
     def __init__(
@@ -92,7 +93,10 @@ class Study:
         self.data = _samples(train, test, build, config)
         _fits(build(), files)
         _runs(build(), self.data)
-        run = RunDir.create(Path(out), config)
+        used = {step: files[step] for step in config.checkpoints}
+        found = belongs.of_study(self.data, used, _built(build, used))
+        run = RunDir.create(Path(out), config, found)
+        belongs.check(run, found)
         self.run = _OwnRun(run.path, run.config, files)
 
     def cone(self) -> None:
@@ -101,7 +105,7 @@ class Study:
         with alone(run.path), _one_thread():
             train.evaluate(run, self.data)
             for job in kernels.jobs(run.config):
-                if not run.kernel(*job).exists():
+                if not all(path.exists() for path in kernels.files(run, *job)):
                     kernels.measure(run, self.data, *job)
             kernels.collect(run, self.data)
             cone.stage(run)
@@ -206,7 +210,8 @@ def _samples(
     tensors = [v.to(config.device) for v in (*given, *test)]
     classes = 1 + int(max(given[1].max(), test[1].max()))
     scored = datasets.scored(config.data, len(given[0]))
-    return Dataset(*tensors, classes, flipped=0, scored=scored, build=build)
+    sha256 = datasets.digests(*given, *test)
+    return Dataset(*tensors, classes, flipped=0, scored=scored, build=build, sha256=sha256)
 
 
 def _check_arguments(build: Callable[[], nn.Module], *parts: Samples) -> None:
@@ -245,6 +250,13 @@ def _fits(model: nn.Module, files: dict[int, Path]) -> None:
         except RuntimeError as error:
             reason = " ".join(str(error).split())
             raise UserError(f"{path} does not fit the network: {reason:.200}") from None
+
+
+def _built(build: Callable[[], nn.Module], files: dict[int, Path]) -> nn.Module:
+    """The network as the last checkpoint has it."""
+    model, last = build(), files[max(files)]
+    model.load_state_dict(recorder.weights(recorder.read(last), last))
+    return model
 
 
 def _with(whole: dict[str, Any], moved: State) -> dict[str, Any]:

@@ -37,6 +37,14 @@ class Sweep:
         if not grid:
             raise UserError("a sweep needs a grid: --grid KEY=V1,V2,..., for example seed=0,1,2")
         grids.points(base, grid)
+        if (path / FILE).exists():
+            return cls.begin(path, base, grid)
+        with alone(path):
+            return cls.begin(path, base, grid)
+
+    @classmethod
+    def begin(cls, path: Path, base: Config, grid: Grid) -> Sweep:
+        """As `create`, for who holds the directory, and of a grid whose points there are."""
         if not (path / FILE).exists():
             sweep = cls(path, base, grid)
             write_atomic(path / FILE, sweep.dump().encode())
@@ -95,13 +103,22 @@ def state(run: RunDir) -> str:
     return "done" if all(complete(run, stage) for stage in STAGES) else "open"
 
 
+def points(sweep: Sweep) -> list[RunDir]:
+    """The runs; raises UserError: in a point's place there is a run of another config."""
+    runs = list(sweep.runs().values())
+    for run in runs:
+        if (run.path / "config.toml").exists():
+            RunDir.begin(run.path, run.config)
+    return runs
+
+
 def work(sweep: Sweep, bar: Bar, workers: int) -> None:
     """Every point that is not settled, each in a process of its own.
 
     A single one has all the workers to itself. Diverged points are recorded and end no other.
     """
-    runs = {name: RunDir.create(r.path, r.config) for name, r in sweep.runs().items()}
-    missing = [run for run in runs.values() if state(run) == "open"]
+    runs = points(sweep)
+    missing = [run for run in runs if state(run) == "open"]
     bar.start("points", len(runs), len(runs) - len(missing))
     inner = workers if len(missing) == 1 else 1
     map_calls(follow, [(run, inner) for run in missing], workers, lambda _: bar.step())
@@ -119,6 +136,7 @@ def follow(run: RunDir, workers: int) -> None:
     """All stages of one point; that its training diverged is a result."""
     try:
         with alone(run.path):
+            RunDir.begin(run.path, run.config)
             do(run, "report", _Silent(), workers, set())
     except DivergedError as error:
         run.save_record(run.diverged, {"reason": str(error)})

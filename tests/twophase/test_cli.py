@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from twophase import cli, config
+from twophase.disk import printing
 from twophase.presets import PRESETS
 from twophase.rundir import RunDir
 
@@ -75,7 +76,7 @@ def test_default_directory_is_named_after_the_run(twophase, file, tmp_path, monk
         ),
         (
             ("other.toml", "--out", "bad.toml"),
-            "bad.toml/config.toml could not be written (File exists)",
+            "bad.toml could not be written (File exists)",
         ),
         (("empty",), "empty' is no preset"),
     ],
@@ -226,3 +227,21 @@ def test_what_cannot_be_printed_is_one_line_and_status_2(tiny, tmp_path):
         done = subprocess.run(command, stdout=out, stderr=subprocess.PIPE, **settings)
     assert done.stderr == "twophase: [Errno 28] No space left on device: 'standard output'\n"
     assert done.returncode == 2
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])  # at the last flush, or where it is printed
+@pytest.mark.parametrize("command", ["status", "--help"])
+def test_output_that_nobody_reads_ends_without_a_word(tiny, tmp_path, command, unbuffered):
+    run = RunDir.create(tmp_path / "run", tiny)
+    end, out = os.pipe()
+    os.close(end)
+    line = [sys.executable, "-m", "twophase", command, *([run.path] if command == "status" else [])]
+    settings = {"env": os.environ | {"PYTHONUNBUFFERED": unbuffered}, "text": True}
+    done = subprocess.run(line, stdout=out, stderr=subprocess.PIPE, **settings)
+    os.close(out)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
+
+
+def test_another_pipe_that_is_broken_is_no_end_without_a_word(capfd):
+    with pytest.raises(BrokenPipeError), printing():
+        raise BrokenPipeError

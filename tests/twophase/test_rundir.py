@@ -176,11 +176,28 @@ def test_what_a_killed_process_left_goes_and_what_a_living_one_writes_stays(tmp_
         for n in (f"{host}.{dead.pid}", f"other.{dead.pid}")
     }
     names[host] = tmp_path / f".a.csv.{host}.{os.getpid()}.tmp"
+    names["no process"] = tmp_path / f".a.csv.{host}.{10**20}.tmp"
     (tmp_path / "deep").mkdir()
     for path in names.values():
         path.touch()
     remove_stale(tmp_path)
     assert {n for n, path in names.items() if path.exists()} == {f"other.{dead.pid}", host}
+
+
+def test_folders_that_vanish_while_they_are_looked_at_are_passed_over(run, monkeypatch):
+    scan, left = os.scandir, [run.path / "underway" / "chaos", run.path / "logs"]
+    for folder in left:
+        folder.mkdir(parents=True)
+
+    def then_remove(folder):
+        found = list(scan(folder))
+        while left:
+            left.pop().rmdir()
+        return found
+
+    monkeypatch.setattr(os, "scandir", then_remove)
+    assert RunDir.open(run.path) == run
+    assert left == []
 
 
 def test_a_name_is_on_the_disk_after_its_bytes_and_before_the_call_ends(tmp_path, monkeypatch):

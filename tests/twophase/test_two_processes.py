@@ -63,7 +63,7 @@ def test_a_sweep_and_its_points(second, tiny, tmp_path, held, named):
 
 def test_a_finished_run_that_may_only_be_read_is_read(finished, monkeypatch):
     """`twophase train` on it takes no lock, so it writes nothing."""
-    monkeypatch.setattr(cli, "exclusive", None)
+    monkeypatch.setattr(cli, "alone", None)
     monkeypatch.setattr(cli, "complete", lambda run, stage: True)
     cli.main(["train", str(finished.path)])
 
@@ -139,6 +139,25 @@ def test_what_a_killed_process_left_goes_before_the_next_begins(second, finished
         left.touch()
         begin()
         assert not left.exists()
+
+
+@pytest.mark.parametrize("what", ["sweep", "report of a sweep", "report of several runs"])
+def test_what_a_killed_process_left_beside_runs_goes(second, tiny, tmp_path, monkeypatch, what):
+    """Nothing else is done there: the points are, or were, another command's."""
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    if what == "report of several runs":
+        runs = [RunDir.create(tmp_path / name, tiny).path for name in "ab"]
+        out, arguments = tmp_path / "out", ("report", *runs, "--out", tmp_path / "out")
+    else:
+        out = Sweep.create(tmp_path / "x", tiny, {"seed": [0]}).path
+        arguments = (what.split()[0], out)
+    left = out / "figures" / f".a.svg.{socket.gethostname()}.{dead.pid}.tmp"
+    left.parent.mkdir(parents=True)
+    left.touch()
+    monkeypatch.setattr(cli.sweeps, "work", lambda *given: None)
+    second(*arguments, *([] if "of" in what else ["--workers", "1"]))
+    assert not left.exists()
 
 
 def hold(folder):

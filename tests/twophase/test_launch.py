@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from tests.twophase.launched import TOML, Silent, different, plain
-from twophase import cli, config, data, elements, launch, stages, sweep, train
+from twophase import cli, config, data, elements, jobs, stages, sweep, train
 from twophase.errors import UserError
 from twophase.rundir import RunDir
 from twophase.sweep import Sweep
@@ -44,7 +44,7 @@ def until(condition, process, seconds=400):
 
 def worker(out, name):
     """The process that does the first job of that name; the job itself is the one over it."""
-    job = next(job for found, job in launch.recorded(out) if found == name)
+    job = next(job for found, job in jobs.recorded(out) if found == name)
     children = ["ps", "-o", "pid=", "--ppid", job.job_id]
     return int(subprocess.run(children, capture_output=True, text=True).stdout)
 
@@ -85,7 +85,7 @@ def test_a_run_whose_jobs_are_killed_and_preempted_has_the_same_bits(file, tmp_p
     assert [line.split(":")[0] for line in said.splitlines()] == ["train", "chaos"]
     last = error.splitlines()[-1]
     assert last.startswith("twophase: job ")
-    assert "(chaos) ended without a result" in last
+    assert f"(chaos) {jobs.GONE}" in last
     assert str(out / "logs" / "001") in last
     assert not run.twin(0, 1).exists()
 
@@ -238,14 +238,14 @@ def test_without_slurm_and_without_submitit_it_is_said(file, tmp_path, capsys, m
 
 def test_a_record_of_jobs_that_are_gone_stands_in_no_way(tmp_path):
     record = {"launcher": "local", "logs": "logs/001"}
-    (tmp_path / launch.FILE).write_text(json.dumps(record | {"jobs": [{"id": "x", "name": "a"}]}))
-    ((name, job),) = launch.recorded(tmp_path)
-    assert (name, launch.state(job), launch.settled(job)) == ("a", "ended without a result", True)
+    (tmp_path / jobs.FILE).write_text(json.dumps(record | {"jobs": [{"id": "x", "name": "a"}]}))
+    ((name, job),) = jobs.recorded(tmp_path)
+    assert (name, jobs.states([job])) == ("a", [(jobs.GONE, True)])
     mine = [{"id": str(os.getpid()), "name": "a"}]  # the number is another process by now
-    (tmp_path / launch.FILE).write_text(json.dumps(record | {"jobs": mine}))
-    assert launch.settled(launch.recorded(tmp_path)[0][1])
+    (tmp_path / jobs.FILE).write_text(json.dumps(record | {"jobs": mine}))
+    assert jobs.at_work(tmp_path) == []
     for damaged in ("[", "{}", "[1]", '{"launcher": "pbs", "logs": "x", "jobs": []}'):
-        (tmp_path / launch.FILE).write_text(damaged)
+        (tmp_path / jobs.FILE).write_text(damaged)
         with pytest.raises(UserError, match=r"jobs\.json is damaged"):
-            launch.recorded(tmp_path)
-    assert launch.recorded(tmp_path / "none") == []
+            jobs.recorded(tmp_path)
+    assert jobs.recorded(tmp_path / "none") == []

@@ -7,15 +7,18 @@ import time
 from tests.twophase.launched import TOML
 from twophase import jobs
 
-LONGER = TOML.replace("steps = 12", "steps = 1200").replace("[0, 4, 8]", "[0, 400, 800]")
+LONGER = TOML.replace("steps = 12", "steps = 2400").replace("[0, 4, 8]", "[0, 800, 1600]")
 # 6 jobs of twins as 2 + 4, 2 switched runs by themselves, 4 kernels in one
-OPTIONS = ("--launcher", "slurm", "--step-seconds", 1, "--job-minutes", 33)
+OPTIONS = ("--launcher", "slurm", "--step-seconds", 0.5, "--job-minutes", 33)
 MEMORY = ("--slurm", "mem=1500MB")
+STARTED = []
 
 
 def start(*arguments):
     command = [sys.executable, "-m", "twophase", *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipe = subprocess.PIPE
+    STARTED.append(subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True))
+    return STARTED[-1]
 
 
 def twophase(*arguments, seconds=400):

@@ -2,7 +2,7 @@ import subprocess
 
 import pytest
 
-from tests.slurm.calls import LONGER, queue, until
+from tests.slurm.calls import LONGER, STARTED, queue, until
 from tests.slurm.cluster import cluster, missing
 from tests.twophase.launched import plain
 
@@ -27,6 +27,9 @@ def slurm(request):
 @pytest.fixture(autouse=True)
 def _empty_queue(slurm):
     yield
+    for process in STARTED:
+        process.kill()
+    STARTED.clear()
     subprocess.run(["scancel", "--user=root"], check=True)
     until(lambda: queue() == "")
 

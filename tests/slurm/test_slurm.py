@@ -35,9 +35,9 @@ def test_a_run_is_preempted_and_requeued_and_has_the_same_bits(slurm, file, stra
     until(run.twin(0, 0).exists)
     first._interrupt()  # as SLURM does: SIGTERM, then the signal that submitit waits for
     assert not run.twin(0, 1).exists()
-    until(run.twin(400, 0).exists)
+    until(run.twin(800, 0).exists)
     subprocess.run(["scontrol", "requeue", second.job_id], check=True)
-    assert not run.twin(800, 1).exists()
+    assert not run.twin(1600, 1).exists()
 
     record = (out / "jobs.json").read_bytes()
     again = twophase("run", file, "--out", out, *OPTIONS)
@@ -60,7 +60,7 @@ def test_a_job_that_fails_takes_those_that_need_it_out_of_the_queue(file, tmp_pa
     """A checkpoint that is damaged between training and the twins."""
     out = tmp_path / "out"
     assert twophase("train", file, "--out", out).returncode == 0
-    RunDir.open(out).checkpoint("constant", 400).write_bytes(b"damaged")
+    RunDir.open(out).checkpoint("constant", 800).write_bytes(b"damaged")
     done = twophase("run", file, "--out", out, *OPTIONS, "--wait")
     assert done.returncode == 1
     last = done.stderr.splitlines()[-1]

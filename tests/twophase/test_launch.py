@@ -249,3 +249,29 @@ def test_a_record_of_jobs_that_are_gone_stands_in_no_way(tmp_path):
         with pytest.raises(UserError, match=r"jobs\.json is damaged"):
             jobs.recorded(tmp_path)
     assert jobs.recorded(tmp_path / "none") == []
+
+
+@pytest.mark.slow
+def test_two_commands_at_the_same_moment_submit_once(file, tmp_path, capsys):
+    """The second comes while the first submits; jobs are not locked out by who waits for them."""
+    out = tmp_path / "out"
+    arguments = ("run", file, "--out", out, "--launcher", "local", "--workers", 1)
+    first = start(*arguments)
+    until((out / ".lock").exists, first)
+    status, said, error = call(capsys, *arguments)
+    assert f"being written by another process ({first.pid} on " in error
+    assert (status, said) == (2, "")
+    said, error = first.communicate(timeout=400)
+    assert first.returncode == 0, error
+    assert said.splitlines()[-1] == f"report: {out / 'report.html'}"
+    assert [folder.name for folder in (out / "logs").iterdir()] == ["001"]
+
+
+def test_a_queue_that_does_not_answer_counts_as_one_with_jobs(tmp_path, monkeypatch):
+    (tmp_path / "logs").mkdir()
+    found = {"launcher": "slurm", "logs": "logs", "jobs": [{"id": "1_0", "name": "chaos"}]}
+    (tmp_path / jobs.FILE).write_text(json.dumps(found))
+    monkeypatch.setenv("PATH", "")
+    assert jobs.at_work(tmp_path) == ["1_0"]
+    with pytest.raises(UserError, match="1 jobs of an earlier command are queued or running"):
+        jobs.check_idle(tmp_path)

@@ -39,7 +39,7 @@ def test_scancel_ends_the_command_that_waits_and_the_next_one_goes_on(
     out = tmp_path / "out"
     command = ("run", file, "--out", out, *OPTIONS, *MEMORY, "--wait")
     waiting = start(*command)
-    until(RunDir(out, None).twin(0, 0).exists)
+    until(RunDir(out, None).twin(800, 0).exists)  # its first of four
     _, second = of_part(out, "chaos")
     subprocess.run(["scancel", second.job_id], check=True)
     cancelled = time.monotonic()
@@ -101,7 +101,7 @@ def test_an_array_runs_on_both_nodes_and_one_is_lost(slurm, file, straight, tmp_
 def test_a_partition_of_higher_priority_takes_the_place(slurm, file, straight, tmp_path):
     out, run = tmp_path / "out", RunDir(tmp_path / "out", None)
     waiting = start("run", file, "--out", out, *OPTIONS, *MEMORY, "--wait")
-    until(run.twin(0, 0).exists)
+    until(run.twin(800, 0).exists)
     assert len(nodes("chaos")) == 2
     urgent = ["--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null"]
     subprocess.run(["sbatch", *urgent, "--job-name=urgent", "--wrap=sleep 5"], check=True)
@@ -121,10 +121,17 @@ def test_a_job_goes_on_behind_its_last_state_after_the_time_limit(slurm, tmp_pat
     file.write_text(TOML)
     tried = config.build(config.read(file))
     steps = 4 * round(70 / elements.timed(tried, data.load(tried)) / 4)
-    last = str([steps - 12, steps - 8, steps - 4, steps])
-    text = TOML.replace("steps = 12", f"steps = {steps}, save_every = {steps // 50}")
-    text = text.replace("[0, 4, 8, 12]", last).replace("[0, 4, 8]", f"[{steps - 8}]")
-    file.write_text(text.replace("[0, 8]", f"[{steps - 4}]"))
+    late = [steps - 12, steps - 8, steps - 4, steps]
+    text = TOML
+    for old, new in (
+        ("steps = 12", f"steps = {steps}, save_every = {steps // 50}"),
+        ("[0, 4, 8, 12]", str(late)),
+        ("[0, 4, 8]", f"[{late[1]}]"),
+        ("[0, 8]", f"[{late[2]}]"),
+        ("tau = [4]", f"tau = [{late[1]}]"),
+    ):
+        text = text.replace(old, new)
+    file.write_text(text)
     alone = start("run", file, "--out", tmp_path / "alone", "--workers", 1)
     limits = ("--slurm", "time=1", "--slurm", "signal_delay_s=10")
     done = twophase("run", file, "--out", out, *OPTIONS, *MEMORY, *limits, "--wait")

@@ -252,9 +252,10 @@ def test_a_record_of_jobs_that_are_gone_stands_in_no_way(tmp_path):
 
 
 @pytest.mark.slow
-def test_two_commands_at_the_same_moment_submit_once(file, tmp_path, capsys):
+def test_two_commands_at_the_same_moment_submit_once(tmp_path, capsys):
     """The second comes while the first submits; jobs are not locked out by who waits for them."""
-    out = tmp_path / "out"
+    file, out = tmp_path / "mini.toml", tmp_path / "out"
+    file.write_text(TOML)
     arguments = ("run", file, "--out", out, "--launcher", "local", "--workers", 1)
     first = start(*arguments)
     until((out / ".lock").exists, first)

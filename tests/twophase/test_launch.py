@@ -201,7 +201,15 @@ def test_elements_of_a_sweep_do_what_the_sweep_does(tmp_path, monkeypatch):
 
 def test_an_element_goes_into_the_queue_again_as_it_was():
     element = elements.Element("runs/x", "chaos", ("run", "x"), (3, 4))
-    again = element.checkpoint()
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        again = element.checkpoint()
+        child = subprocess.Popen(["sleep", "0.5"])  # as scontrol, which SLURM ends with the job
+        time.sleep(0.1)
+        child.terminate()
+        assert child.wait() == 0
+    finally:
+        signal.signal(signal.SIGTERM, before)
     assert (again.function, again.args) == (element, ())
 
 

@@ -87,15 +87,16 @@ def check_idle(path: Path) -> None:
 
 
 def states(jobs: Sequence[Job]) -> list[State]:
-    """Of each job; SLURM is asked once for all that have left no result.
+    """Of each job; SLURM is asked once for all that are not done.
 
-    It is asked before the results are looked at: a job writes its result, then it ends.
+    It is asked before the results are looked at: a job writes its result, then it ends. One that
+    left an error and is queued again has not ended.
     """
     for folder in {job.paths.folder for job in jobs}:
         with suppress(OSError):  # NFS lists a folder anew once it has changed
             folder.chmod(folder.stat().st_mode)
-    words = _words([job for job in jobs if not _has_result(job)])
-    return [_state(job, words.get(job.job_id, UNKNOWN)) for job in jobs]
+    words = _words([job for job in jobs if _result(job) != DONE])
+    return [_state(_result(job), words.get(job.job_id, UNKNOWN)) for job in jobs]
 
 
 def wait(name: str, sent: Sequence[Named]) -> list[str]:
@@ -130,7 +131,7 @@ def _until_done(sent: Sequence[Named], bars: Bars, grace: float, every: float) -
         left = [(name, job) for name, job, _ in rest]
         lost = [(name, job, state.word) for name, job, state in rest if state.over]
         since = {job.job_id: since.get(job.job_id, now) for _, job, _ in lost}  # not those requeued
-        if any(_has_result(job) or now - since[job.job_id] >= grace for _, job, _ in lost):
+        if any(_result(job) or now - since[job.job_id] >= grace for _, job, _ in lost):
             name, job, word = lost[0]  # those that need it, and left the queue with it, come later
             raise JobFailedError(f"job {job.job_id} ({name}) {word}: {_last_words(job)}")
         if left:
@@ -147,13 +148,16 @@ def _last_words(job: Job) -> str:
     return f"it has no log ({job.paths.stderr})"
 
 
-def _has_result(job: Job) -> bool:
-    return job.paths.result_pickle.exists()
+def _result(job: Job) -> str:
+    """What its result says; none: empty."""
+    if not job.paths.result_pickle.exists():
+        return ""
+    return "failed" if job.exception() else DONE
 
 
-def _state(job: Job, word: str) -> State:
-    if _has_result(job):
-        return State("failed" if job.exception() else DONE, True)
+def _state(result: str, word: str) -> State:
+    if result == DONE or (result and (word in ENDED or word == UNKNOWN)):
+        return State(result, True)
     return State(word, word in ENDED)
 
 

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from entk import EntkError
 from twophase import config as configs
-from twophase import elements, launch
+from twophase import elements, jobs, launch
 from twophase import grid as grids
 from twophase import sweep as sweeps
 from twophase.bars import Bars
@@ -168,15 +168,13 @@ def _stages(command: _Verb, what: str) -> None:
     run = _open(command, what)
     name = type(command).__name__.lower()
     if isinstance(command, Run) and command.launcher and not complete(run, "report"):
-        with alone(run.path):
-            lines = launch.launch(run, command, command.workers)
-        _print(lines)
+        _print(launch.launch(run, command, command.workers))
         return
     done = all(complete(run, stage) for stage in STAGES)
     with nullcontext() if done else alone(run.path), Bars() as bars:
         if not done:
             RunDir.begin(run.path, run.config)  # another may have begun since
-            launch.check_idle(run.path)
+            jobs.check_idle(run.path)
         do(run, "report" if name == "run" else name, bars, command.workers, set())
     if name in ("run", "report"):
         _print(elements.answers(run))
@@ -220,13 +218,11 @@ def _sweep(command: Sweep) -> None:
         out = command.out or folder(base.name, "-sweep")
         sweep = SweepDir.create(out, base, grids.parse(command.grid))
     if command.launcher and any(sweeps.state(r) == "open" for r in sweep.runs().values()):
-        with alone(sweep.path):
-            lines = launch.launch(sweep, command, command.workers)
-        _print(lines)
+        _print(launch.launch(sweep, command, command.workers))
         return
     with alone(sweep.path), Bars() as bars:
         SweepDir.begin(sweep.path, sweep.base, sweep.grid)  # another may have begun since
-        launch.check_idle(sweep.path)
+        jobs.check_idle(sweep.path)
         started = time.monotonic()
         sweeps.work(sweep, bars, command.workers)
         bars.finish("points", time.monotonic() - started, skipped=False)
@@ -292,9 +288,10 @@ def _show(table: Table) -> None:
 
 def _jobs(path: Path) -> None:
     """The last submission, if there is one."""
-    jobs = launch.recorded(path)
-    if jobs:
-        table = Table("job", "what", "state", title=str(path / launch.FILE), title_justify="left")
-        for name, job in jobs:
-            table.add_row(job.job_id, name, launch.state(job))
+    sent = jobs.recorded(path)
+    if sent:
+        table = Table("job", "what", "state", title=str(path / jobs.FILE), title_justify="left")
+        states = jobs.states([job for _, job in sent])
+        for (name, job), state in zip(sent, states, strict=True):
+            table.add_row(job.job_id, name, state.word)
         _show(table)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -70,9 +71,14 @@ class Element:
         return []
 
     def checkpoint(self) -> Any:
-        """What submitit puts into the queue again after preemption and at the time limit."""
+        """What submitit puts into the queue again after preemption and at the time limit.
+
+        SLURM ends the job as soon as it is queued again, and would end `scontrol requeue` with it,
+        which submitit takes for a failure: what it starts from here on does not hear SIGTERM.
+        """
         from submitit.helpers import DelayedSubmission
 
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         return DelayedSubmission(self)
 
 

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
-import time
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -15,18 +12,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from twophase import elements
-from twophase.bars import Bars
-from twophase.disk import write_atomic
+from twophase import elements, jobs
+from twophase.disk import alone
 from twophase.elements import Part
-from twophase.errors import JobFailedError, UserError
+from twophase.errors import UserError
 from twophase.rundir import RunDir
 from twophase.sweep import Sweep
 
 if TYPE_CHECKING:
     from submitit import Job
 
-FILE = "jobs.json"
 REQUEUED = 20  # times after the time limit; preemption is not counted
 FLAGS = {"requeue": True, "kill-on-invalid-dep": "yes"}  # of sbatch
 
@@ -68,56 +63,51 @@ class Launch:
         for text in self.slurm:
             _parameter(text)
         if self.launcher:
-            _submitit()
+            jobs.submitit()
 
 
 def launch(target: RunDir | Sweep, options: Launch, workers: int) -> list[str]:
     """Send out what is missing, unless it is under way; the last lines of the run, if waited for.
 
+    One process at a time submits; the folder is free again while jobs of SLURM are waited for.
+
     Raises JobFailedError: a job that was waited for; UserError: a parameter, or no such queue.
     """
-    at_work = _at_work(target.path)
-    if at_work:
-        ids = ", ".join(at_work)
-        print(f"{len(at_work)} jobs are queued or running and nothing is submitted: {ids}")
-        if options.launcher == "local" or not options.wait:
-            return []
-        jobs = [job for _, job in recorded(target.path)]
-        return _wait("jobs", jobs)
+    lines: list[str] = []
+    ids = jobs.at_work(target.path)
+    if not ids:
+        with alone(target.path):
+            ids = jobs.at_work(target.path)  # another command may have been faster
+            lines = [] if ids else _submit(target, options, workers)
+    if ids:
+        print(f"{len(ids)} jobs are queued or running and nothing is submitted: {', '.join(ids)}")
+    if options.launcher == "slurm" and options.wait:
+        return jobs.wait("jobs", jobs.recorded(target.path))
+    return lines
+
+
+def _submit(target: RunDir | Sweep, options: Launch, workers: int) -> list[str]:
+    """Every part after those that it needs; `local` waits for each before the next."""
     most = workers if options.launcher == "local" else None
     make = partial(elements.grouped, least=60 * options.job_minutes, most=most)
     plan = elements.of_run if isinstance(target, RunDir) else elements.of_sweep
-    return _submit(target, options, plan(target, options.step_seconds, make))
-
-
-def _submit(target: RunDir | Sweep, options: Launch, parts: list[Part]) -> list[str]:
-    """Every part after those that it needs; `local` waits for each before the next."""
+    parts = plan(target, options.step_seconds, make)
     logs = target.path / "logs"
     folder = logs / f"{len(list(logs.glob('*'))) + 1:03d}"
-    folder.mkdir(parents=True)  # fails where another process submits at the same moment
-    sent: list[tuple[str, Job]] = []
+    folder.mkdir(parents=True)
+    sent: list[jobs.Named] = []
     lines: list[str] = []
     for part in parts:
         # an array needs the training alone, the report all
         needed = {job.job_id for name, job in sent if part.name == "report" or name == "train"}
-        jobs = _send(_executor(folder, options, target, part.name, needed), part)
-        sent += [(part.name, job) for job in jobs]
-        _record(target.path, folder, options.launcher, sent)
-        last = f" to {jobs[-1].job_id}" if len(jobs) > 1 else ""
-        print(f"{part.name}: job {jobs[0].job_id}{last}: {part.about}", flush=True)
+        made = _send(_executor(folder, options, target, part.name, needed), part)
+        sent += [(part.name, job) for job in made]
+        jobs.record(target.path, folder, options.launcher, sent)
+        last = f" to {made[-1].job_id}" if len(made) > 1 else ""
+        print(f"{part.name}: job {made[0].job_id}{last}: {part.about}", flush=True)
         if options.launcher == "local":
-            lines = _wait(part.name, jobs)
-    if options.launcher == "slurm" and options.wait:
-        lines = _wait("jobs", [job for _, job in sent])
+            lines = jobs.wait(part.name, sent[-len(made) :])
     return lines
-
-
-def _submitit() -> Any:
-    try:
-        import submitit
-    except ImportError:
-        raise UserError("--launcher needs submitit: pip install 'entk[slurm]'") from None
-    return submitit
 
 
 def _executor(
@@ -130,7 +120,7 @@ def _executor(
         ids = sorted({job_id.split("_")[0] for job_id in needed})
         given["slurm_dependency"] = ":".join(["afterok", *ids])
     try:
-        executor = _submitit().AutoExecutor(
+        executor = jobs.submitit().AutoExecutor(
             folder,
             cluster=options.launcher,
             slurm_max_num_timeout=REQUEUED,
@@ -172,100 +162,3 @@ def _send(executor: Any, part: Part) -> list[Job]:
     except FailedJobError as error:
         said = [line for line in str(error).splitlines() if line.strip()][-1]
         raise UserError(f"{part.name} was not submitted: {said}") from None
-
-
-def _record(path: Path, folder: Path, launcher: str, sent: Sequence[tuple[str, Job]]) -> None:
-    """jobs.json: the last submission."""
-    jobs = [{"id": job.job_id, "name": name} for name, job in sent]
-    found = {"launcher": launcher, "logs": str(folder.relative_to(path)), "jobs": jobs}
-    write_atomic(path / FILE, json.dumps(found, indent=1).encode())
-
-
-def recorded(path: Path) -> list[tuple[str, Job]]:
-    """(name, job) of the last submission of a run or a sweep; none: an empty list."""
-    file = path / FILE
-    if not file.exists():
-        return []
-    submitit = _submitit()
-    try:
-        found = json.loads(file.read_text())
-        kind = {"slurm": submitit.SlurmJob, "local": submitit.LocalJob}[found["launcher"]]
-        return [(job["name"], kind(path / found["logs"], job["id"])) for job in found["jobs"]]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{file} is damaged ({error!r}); see which jobs are there, and remove it"
-        ) from None
-
-
-def check_idle(path: Path) -> None:
-    """Raises UserError: jobs that were sent out are at work there."""
-    at_work = _at_work(path)
-    if at_work:
-        raise UserError(
-            f"{path}: {len(at_work)} jobs of an earlier command are queued or running "
-            f"({', '.join(at_work[:4])}); wait for them, or cancel them first"
-        )
-
-
-def _at_work(path: Path) -> list[str]:
-    """Ids of the jobs of the last submission that have not ended."""
-    return [job.job_id for _, job in recorded(path) if not settled(job)]
-
-
-def state(job: Job) -> str:
-    """ "done", "failed", or what the queue says of a job that has left no result."""
-    if job.paths.result_pickle.exists():
-        return "failed" if job.exception() else "done"
-    if isinstance(job, _submitit().LocalJob):
-        return "running" if _alive(job) else "ended without a result"
-    return job.state.lower()
-
-
-def settled(job: Job) -> bool:
-    """Whether a job of an earlier command has ended; without accounting SLURM may not know."""
-    if isinstance(job, _submitit().LocalJob):
-        return state(job) != "running"
-    return job.done()
-
-
-def _alive(job: Job) -> bool:
-    """Submitit knows only the processes of its own; a number may be another process by now."""
-    if getattr(job, "_process", None) is not None:
-        return not job.done()
-    command = ["ps", "-ww", "-o", "command=", "-p", job.job_id]
-    found = subprocess.run(command, capture_output=True, text=True).stdout
-    return str(job.paths.folder) in found
-
-
-def _wait(name: str, jobs: Sequence[Job]) -> list[str]:
-    """Until all have ended, and what the last one returned.
-
-    Raises JobFailedError at the first that failed; jobs of this machine end with it.
-    """
-    from submitit.helpers import as_completed
-
-    local = isinstance(jobs[0], _submitit().LocalJob)
-    start = time.monotonic()
-    try:
-        with Bars() as bars:
-            bars.start(name, len(jobs), 0)
-            for job in as_completed(jobs, poll_frequency=0.2 if local else 10):
-                _check(name, job)
-                bars.step()
-            bars.finish(name, time.monotonic() - start, skipped=False)
-    except BaseException:
-        for job in jobs if local else ():
-            job.cancel()
-        raise
-    return jobs[-1].result()
-
-
-def _check(name: str, job: Job) -> None:
-    error = job.exception()
-    if error is None:
-        return
-    files = [file for file in (job.paths.stderr, job.paths.stdout) if file.exists()]
-    lines = [line for line in files[0].read_text().splitlines() if line.strip()] if files else []
-    said = lines[-1] if lines else str(error).splitlines()[0]
-    where = files[0] if files else job.paths.stderr
-    raise JobFailedError(f"job {job.job_id} ({name}) {state(job)}: {said} ({where})")

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from tests.twophase.launched import TOML, Silent, different, plain
-from twophase import cli, config, data, elements, launch, stages, sweep, train
+from twophase import cli, config, data, elements, jobs, stages, sweep, train
 from twophase.errors import UserError
 from twophase.rundir import RunDir
 from twophase.sweep import Sweep
@@ -44,7 +44,7 @@ def until(condition, process, seconds=400):
 
 def worker(out, name):
     """The process that does the first job of that name; the job itself is the one over it."""
-    job = next(job for found, job in launch.recorded(out) if found == name)
+    job = next(job for found, job in jobs.recorded(out) if found == name)
     children = ["ps", "-o", "pid=", "--ppid", job.job_id]
     return int(subprocess.run(children, capture_output=True, text=True).stdout)
 
@@ -85,7 +85,7 @@ def test_a_run_whose_jobs_are_killed_and_preempted_has_the_same_bits(file, tmp_p
     assert [line.split(":")[0] for line in said.splitlines()] == ["train", "chaos"]
     last = error.splitlines()[-1]
     assert last.startswith("twophase: job ")
-    assert "(chaos) ended without a result" in last
+    assert f"(chaos) {jobs.GONE}" in last
     assert str(out / "logs" / "001") in last
     assert not run.twin(0, 1).exists()
 
@@ -201,7 +201,15 @@ def test_elements_of_a_sweep_do_what_the_sweep_does(tmp_path, monkeypatch):
 
 def test_an_element_goes_into_the_queue_again_as_it_was():
     element = elements.Element("runs/x", "chaos", ("run", "x"), (3, 4))
-    again = element.checkpoint()
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        again = element.checkpoint()
+        child = subprocess.Popen(["sleep", "0.5"])  # as scontrol, which SLURM ends with the job
+        time.sleep(0.1)
+        child.terminate()
+        assert child.wait() == 0
+    finally:
+        signal.signal(signal.SIGTERM, before)
     assert (again.function, again.args) == (element, ())
 
 
@@ -238,14 +246,41 @@ def test_without_slurm_and_without_submitit_it_is_said(file, tmp_path, capsys, m
 
 def test_a_record_of_jobs_that_are_gone_stands_in_no_way(tmp_path):
     record = {"launcher": "local", "logs": "logs/001"}
-    (tmp_path / launch.FILE).write_text(json.dumps(record | {"jobs": [{"id": "x", "name": "a"}]}))
-    ((name, job),) = launch.recorded(tmp_path)
-    assert (name, launch.state(job), launch.settled(job)) == ("a", "ended without a result", True)
+    (tmp_path / jobs.FILE).write_text(json.dumps(record | {"jobs": [{"id": "x", "name": "a"}]}))
+    ((name, job),) = jobs.recorded(tmp_path)
+    assert (name, jobs.states([job])) == ("a", [(jobs.GONE, True)])
     mine = [{"id": str(os.getpid()), "name": "a"}]  # the number is another process by now
-    (tmp_path / launch.FILE).write_text(json.dumps(record | {"jobs": mine}))
-    assert launch.settled(launch.recorded(tmp_path)[0][1])
+    (tmp_path / jobs.FILE).write_text(json.dumps(record | {"jobs": mine}))
+    assert jobs.at_work(tmp_path) == []
     for damaged in ("[", "{}", "[1]", '{"launcher": "pbs", "logs": "x", "jobs": []}'):
-        (tmp_path / launch.FILE).write_text(damaged)
+        (tmp_path / jobs.FILE).write_text(damaged)
         with pytest.raises(UserError, match=r"jobs\.json is damaged"):
-            launch.recorded(tmp_path)
-    assert launch.recorded(tmp_path / "none") == []
+            jobs.recorded(tmp_path)
+    assert jobs.recorded(tmp_path / "none") == []
+
+
+@pytest.mark.slow
+def test_two_commands_at_the_same_moment_submit_once(tmp_path, capsys):
+    """The second comes while the first submits; jobs are not locked out by who waits for them."""
+    file, out = tmp_path / "mini.toml", tmp_path / "out"
+    file.write_text(TOML)
+    arguments = ("run", file, "--out", out, "--launcher", "local", "--workers", 1)
+    first = start(*arguments)
+    until((out / ".lock").exists, first)
+    status, said, error = call(capsys, *arguments)
+    assert f"being written by another process ({first.pid} on " in error
+    assert (status, said) == (2, "")
+    said, error = first.communicate(timeout=400)
+    assert first.returncode == 0, error
+    assert said.splitlines()[-1] == f"report: {out / 'report.html'}"
+    assert [folder.name for folder in (out / "logs").iterdir()] == ["001"]
+
+
+def test_a_queue_that_does_not_answer_counts_as_one_with_jobs(tmp_path, monkeypatch):
+    (tmp_path / "logs").mkdir()
+    found = {"launcher": "slurm", "logs": "logs", "jobs": [{"id": "1_0", "name": "chaos"}]}
+    (tmp_path / jobs.FILE).write_text(json.dumps(found))
+    monkeypatch.setenv("PATH", "")
+    assert jobs.at_work(tmp_path) == ["1_0"]
+    with pytest.raises(UserError, match="1 jobs of an earlier command are queued or running"):
+        jobs.check_idle(tmp_path)

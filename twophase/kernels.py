@@ -23,6 +23,7 @@ KERNEL = (
     *("entropy_rank", "participation_rank", "stable_rank", "alignment", "centred_alignment"),
 )
 SPECTRUM = ("arm", "step", "rank", "eigenvalue")
+OF_A_STEP = {"state_sha256", "outputs and gradients"}  # what kernels of one run differ in
 CHECKS = ("arm", "step", "check", "samples", "distance", "relative_difference")
 TABLES = {"kernel": KERNEL, "spectrum": SPECTRUM, "checks": CHECKS}
 CHECKED = 16  # samples of the kernel that is computed again
@@ -129,7 +130,7 @@ def check_alike(asked: dict[Path, dict]) -> None:
     first, *rest = asked
     for path in rest:
         differs = sorted(k for k in asked[first] if asked[path].get(k) != asked[first][k])
-        if set(differs) - {"state_sha256"}:
+        if set(differs) - OF_A_STEP:
             raise UserError(
                 f"{path} is not a kernel of the run that {first} is of ({', '.join(differs)} "
                 "differ); delete the one that is not and run again"

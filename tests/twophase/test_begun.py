@@ -52,7 +52,6 @@ def study(folder, build=Net, y=Y, test=(X, Y), settings=()):
 
 
 ELSE = {
-    "what": "said",
     "training": "checkpoints (0, 1, 2, 3, ...) and network (outputs)",
     "checkpoint": "checkpoints (2)",
     "labels": "data (y_train)",

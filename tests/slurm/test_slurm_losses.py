@@ -39,8 +39,10 @@ def test_scancel_ends_the_command_that_waits_and_the_next_one_goes_on(
     out = tmp_path / "out"
     command = ("run", file, "--out", out, *OPTIONS, *MEMORY, "--wait")
     waiting = start(*command)
-    until(RunDir(out, None).twin(800, 0).exists)  # its first of four
+    until(lambda: len(of_part(out, "chaos")) == 2)
     _, second = of_part(out, "chaos")
+    # before it hears signals: in the seconds that SLURM leaves it, it could come to its end
+    until(lambda: "Loading pickle" in logs(second))
     subprocess.run(["scancel", second.job_id], check=True)
     cancelled = time.monotonic()
     done = ended(waiting)

@@ -18,7 +18,7 @@ help:
 	@echo "make fuzz         10,000 damaged files through every reader (minutes; 500 are part of make test)"
 	@echo "make torture      kills, disk errors and power loss at every call, counted (half an hour or so)"
 	@echo "make packaging    installs into fresh environments, with and without a compiler"
-	@echo "make slurm        runs and sweeps through a SLURM of two nodes, started for it (as root; 20 minutes)"
+	@echo "make slurm        runs and sweeps through a SLURM of two nodes, started for it (as root; 15 minutes, 20 on a busy machine)"
 	@echo "make bench        benchmarks beside other libraries, short set, to benchmarks/results/"
 	@echo "make bench-full   every case (an hour or two); JAX=python-with-neural-tangents adds that"
 	@echo "make gpu          tests and benchmarks on CUDA, results to benchmarks/results/"

@@ -102,14 +102,16 @@ class Plan:
         """The samples of a block."""
         return slice(index * self.block, min((index + 1) * self.block, self.samples[axis]))
 
-    def same_bits(self, other: Plan) -> bool:
-        """Whether both lead to the same bits: all is equal but the memory to work in."""
+    @property
+    def bits(self) -> Plan:
+        """What the kernel's bits depend on: the plan without memory to work in, rates and times."""
         free = {"keep": 0, "memory": 0, "peak": 0, "rates": NOMINAL, "product": None}
-        plans = [
-            replace(p, **free, layers=tuple(replace(c, seconds=0.0) for c in p.layers))
-            for p in (self, other)
-        ]
-        return plans[0] == plans[1]
+        layers = tuple(replace(c, seconds=0.0) for c in self.layers)
+        return replace(self, **free, layers=layers)
+
+    def same_bits(self, other: Plan) -> bool:
+        """Whether both lead to the same bits."""
+        return self.bits == other.bits
 
     @property
     def seconds(self) -> float:

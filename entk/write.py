@@ -99,7 +99,7 @@ def write_ntk(
             chosen = choose_backend(backend, like.device, like.dtype)
             precision = check_precision(precision, chosen, like.dtype)
         request = identity(target, select, by_layer, precision, projections)
-        brought = plan and replace(plan, device=like.device.type).to_json()
+        brought = plan and replace(plan.bits, device=like.device.type)
         asked = {"resume": resume, "plan": brought, "memory": memory, "backend": backend}
         peers.agree(request | machine(like) | asked | {"rates": rates})
         if memory is None and plan is None:

@@ -18,7 +18,7 @@ import sys, torch, torch.distributed as dist, entk, entk.shards
 from entk import peers
 from tests.ranks import request
 torch.set_num_threads(1)
-peers.LOST_SECONDS, peers.LEAVE_SECONDS, peers.BEAT_SECONDS = 4.0, 1.0, 0.2
+peers.LOST_SECONDS, peers.LEAVE_SECONDS, peers.BEAT_SECONDS = 10.0, 1.0, 0.2
 peers.MESSAGE_BYTES = 500  # most messages go in several pieces
 dist.init_process_group("gloo")
 rank = dist.get_rank()

@@ -12,6 +12,7 @@ import entk
 from tests.ranks import request, start
 
 SLOW = """
+peers.LOST_SECONDS = 4.0
 import time
 entk.shards.SHARD_SECONDS = -1  # a shard for every tile
 def show(done, total):

@@ -66,8 +66,21 @@ def twins(c, samples, count, step=0):
     return start, [perturb(c, samples, start, step, draw) for draw in range(1, count + 1)]
 
 
+def rounds_by_place() -> bool:
+    """Whether torch's own product of equal lanes differs, as MKL's does on some AMD processors."""
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(20):
+        a, b = (torch.randn(16, n, generator=generator).expand(3, 16, n) for n in (7, 5))
+        product = torch.bmm(a.contiguous().mT, b.contiguous())
+        if not torch.equal(product[0], product[1]):
+            return True
+    return False
+
+
 @pytest.mark.parametrize("lanes", [2, 3, 8])
 def test_copies_are_equal_bit_for_bit_wherever_they_lie(built, dataset, lanes):
+    if built.model.name == "mlp" and rounds_by_place():
+        pytest.skip("torch's batched product rounds by the place of a lane on this processor")
     start, others = twins(built, dataset, lanes)
     for place in {1, lanes // 2, lanes - 1}:
         states = [start, *others[1:]]

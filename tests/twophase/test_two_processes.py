@@ -13,7 +13,7 @@ import entk
 import twophase
 from tests.entk.test_lock import Holder
 from tests.twophase.test_bad_calls import study
-from twophase import cli, launch
+from twophase import cli, jobs
 from twophase.disk import alone
 from twophase.rundir import RunDir
 from twophase.sweep import Sweep
@@ -117,9 +117,9 @@ def test_where_jobs_are_at_work_nothing_is_begun(second, tiny, tmp_path, verb):
     logs = made.path / "logs" / "001"
     logs.mkdir(parents=True)
     job = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", str(logs)])
-    jobs = [{"id": str(job.pid), "name": "train"}]
-    record = {"launcher": "local", "logs": "logs/001", "jobs": jobs}
-    (made.path / launch.FILE).write_text(json.dumps(record))
+    sent = [{"id": str(job.pid), "name": "train"}]
+    record = {"launcher": "local", "logs": "logs/001", "jobs": sent}
+    (made.path / jobs.FILE).write_text(json.dumps(record))
     try:
         status, said = second(verb, made.path, "--workers", "1")
     finally:
@@ -127,7 +127,7 @@ def test_where_jobs_are_at_work_nothing_is_begun(second, tiny, tmp_path, verb):
         job.wait()
     assert (status, len(said)) == (2, 1)
     assert f"1 jobs of an earlier command are queued or running ({job.pid}); wait" in said[0]
-    launch.check_idle(made.path)
+    jobs.check_idle(made.path)
 
 
 def test_what_a_killed_process_left_goes_before_the_next_begins(second, finished, tmp_path):

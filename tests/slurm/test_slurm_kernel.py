@@ -22,7 +22,8 @@ class Slow(torch.nn.Linear):
 def kernel():
     torch.manual_seed(0)
     model, x = Slow(3, 2), torch.randn(40, 3)
-    return {"model": model, "x": x, "plan": entk.plan_ntk(model, x, block=2, rates="nominal")}
+    plan = entk.plan_ntk(model, x, block=2, memory="1GB", rates="nominal")
+    return {"model": model, "x": x, "plan": plan}
 """
 
 
@@ -33,8 +34,8 @@ def sent(folder):
         free.bind(("127.0.0.1", 0))
         place = f"127.0.0.1:{free.getsockname()[1]}"
     torchrun = (
-        f"srun {sys.executable} -m torch.distributed.run --nnodes=2 --nproc-per-node=1 "
-        f"--rdzv-backend=c10d --rdzv-endpoint={place} --rdzv-id=$SLURM_JOB_ID "
+        f"OMP_NUM_THREADS=1 srun {sys.executable} -m torch.distributed.run "
+        f"--nnodes=2 --nproc-per-node=1 --rdzv-backend=c10d --rdzv-endpoint={place} --rdzv-id=$SLURM_JOB_ID "
         "--local-addr=127.0.0.1"  # no name server knows n1
     )
     command = f"{torchrun} -m entk write many.h5 case.py:kernel"
@@ -46,7 +47,7 @@ def sent(folder):
 
 
 def same_as_alone(folder):
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}  # as torchrun has it
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "entk", "write", "one.h5", "case.py:kernel"]
     subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True)
     assert (folder / "many.h5").read_bytes() == (folder / "one.h5").read_bytes()

@@ -35,8 +35,8 @@ def sent(folder):
         place = f"127.0.0.1:{free.getsockname()[1]}"
     torchrun = (
         f"OMP_NUM_THREADS=1 srun {sys.executable} -m torch.distributed.run "
-        f"--nnodes=2 --nproc-per-node=1 --rdzv-backend=c10d --rdzv-endpoint={place} --rdzv-id=$SLURM_JOB_ID "
-        "--local-addr=127.0.0.1"  # no name server knows n1
+        "--nnodes=2 --nproc-per-node=1 --rdzv-id=$SLURM_JOB_ID --rdzv-backend=c10d "
+        f"--rdzv-endpoint={place} --local-addr=127.0.0.1"  # no name server knows n1
     )
     command = f"{torchrun} -m entk write many.h5 case.py:kernel"
     options = ["--parsable", "--nodes=2", "--ntasks-per-node=1", "--mem=2000", "--output=log"]

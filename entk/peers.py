@@ -59,8 +59,8 @@ class Alone:
     def agree(self, facts: dict) -> None:
         pass
 
-    def memory(self, device: torch.device) -> int | None:
-        return None
+    def memory(self, device: torch.device) -> int:
+        return available_memory(device)
 
     def total(self, parts: Iterable[tuple[int, Tensor]]) -> Tensor:
         """The sum of numbered parts, in the order of their numbers, in which they come."""
@@ -153,7 +153,7 @@ class Peers(Alone):
         if verdict:
             raise InputError(verdict)
 
-    def memory(self, device: torch.device) -> int | None:
+    def memory(self, device: torch.device) -> int:
         """What is free, divided by the ranks on one host (on one card); the least of all hosts."""
         cuda = device.type == "cuda"  # whose number is not its own: ranks may each see one card
         place = str(torch.cuda.get_device_properties(device).uuid) if cuda else socket.gethostname()

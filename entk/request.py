@@ -180,9 +180,9 @@ def make_plan(
     )
 
 
-def fitted(plan: Plan, target: Target, memory: int | str | None, copies: int) -> Plan:
+def fitted(plan: Plan, target: Target, memory: int | str, copies: int) -> Plan:
     """A streamed plan that may be of another budget: the same tiles and bits in that of now."""
-    memory = available_memory(target.like.device) if memory is None else parse_bytes(memory)
+    memory = parse_bytes(memory)
     if memory >= plan.memory:
         return plan
     itemsize = target.like.element_size()

@@ -176,4 +176,5 @@ def _work(
         for own in every:
             store.done |= {tile: store.folder / name for tile, name in own.items()}
         with ThreadPoolExecutor(1, "entk-join") as apart:  # where no Ctrl-C comes into HDF5
+            apart.submit(int).result()  # an interrupt as a thread begins would leave it behind
             apart.submit(store.finish, plan, engine.groups).result()

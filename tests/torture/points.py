@@ -133,7 +133,7 @@ def spread(calls: int, most: int | None) -> list[int]:
     """1 ... calls, or `most` of them evenly."""
     if most is None or most >= calls:
         return list(range(1, calls + 1))
-    return sorted({1 + round(i * (calls - 1) / (most - 1)) for i in range(most)})
+    return sorted({1 + round(i * (calls - 1) / max(most - 1, 1)) for i in range(most)})
 
 
 def imported(subject: Subject, folder: Path) -> None:

@@ -102,22 +102,14 @@ def _ahead(costs: Costs, join: float, options: argparse.Namespace, ranks: int) -
 
 def _join_seconds(folder: Path) -> float:
     """What it takes to join the shards of a kernel of JOINED samples in blocks of BLOCK."""
-    x, spent = torch.randn(JOINED, 4), []
-    model = torch.nn.Linear(4, 1)
+    x, model, clock = torch.randn(JOINED, 4), torch.nn.Linear(4, 1), _Clock()
     plan = entk.plan_ntk(model, x, outputs="trace", block=BLOCK, rates="nominal")
-    finish = entk.write.Shards.finish
-
-    def timed(*arguments):
-        start = time.perf_counter()
-        finish(*arguments)
-        spent.append(time.perf_counter() - start)
-
-    entk.write.Shards.finish = timed
     for _ in range(3):
+        clock.begin()
         asked = {"outputs": "trace", "plan": plan, "resume": False}
         entk.write_ntk(folder / "join.h5", model, x, **asked).close()
-    entk.write.Shards.finish = finish
-    return round(median(spent), 3)
+        clock.end_of_round()
+    return round(median(r["join"] for r in clock.rounds), 3)
 
 
 def table(found: dict) -> str:

@@ -115,7 +115,7 @@ def write_ntk(
         plan, done = peers.broadcast((plan, store.done))
         if plan is not None:
             plan = replace(plan, device=str(like.device))
-            here = plan if brought else fitted(plan, target, memory, copies(target, by_layer))
+            here = plan if brought else fitted(plan, target, memory, options["copies"])
             engine = Engine(target, here, by_layer, tick=peers.check)
             _work(store, plan, engine, done, peers, progress)
             peers.broadcast("joined")

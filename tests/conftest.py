@@ -1,4 +1,6 @@
+import os
 import signal
+from pathlib import Path
 
 import pytest
 import torch
@@ -23,3 +25,21 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def disk_calls(monkeypatch):
+    """Paths that are synced and that files are renamed to, in the order of the calls."""
+    calls, fsync, replace = [], os.fsync, Path.replace
+
+    def sync(handle):
+        calls.append(Path(f"/proc/self/fd/{handle}").readlink())
+        fsync(handle)
+
+    def rename(old, new):
+        calls.append(new)
+        replace(old, new)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(Path, "replace", rename)
+    return calls

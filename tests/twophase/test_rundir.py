@@ -198,25 +198,13 @@ def test_folders_that_vanish_while_they_are_looked_at_are_passed_over(run, monke
     assert left == []
 
 
-def test_a_name_is_on_the_disk_after_its_bytes_and_before_the_call_ends(tmp_path, monkeypatch):
+def test_a_name_is_on_the_disk_after_its_bytes_and_before_the_call_ends(tmp_path, disk_calls):
     """The order that survives a loss of power; tests/torture replays one."""
-    path, calls = tmp_path / "a.txt", []
-    fsync, replace = os.fsync, Path.replace
-
-    def sync(handle):
-        calls.append(Path(f"/proc/self/fd/{handle}").readlink())
-        fsync(handle)
-
-    def rename(old, new):
-        calls.append(new.name)
-        replace(old, new)
-
-    monkeypatch.setattr(os, "fsync", sync)
-    monkeypatch.setattr(Path, "replace", rename)
+    path = tmp_path / "a.txt"
     write_atomic(path, b"new")
-    temporary, name, folder = calls
+    temporary, name, folder = disk_calls
     assert temporary.name.startswith(".a.txt.")
-    assert (name, folder) == ("a.txt", tmp_path)
+    assert (name, folder) == (path, tmp_path)
 
 
 def test_a_refusing_disk_is_one_line(tmp_path, monkeypatch):

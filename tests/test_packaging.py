@@ -102,6 +102,15 @@ def fresh(tmp_path):
     return tmp_path / "venv" / "bin" / "python"
 
 
+@pytest.fixture
+def builder(fresh):
+    """That interpreter with what a build needs, as an isolated build has it."""
+    command = [fresh, "-m", "pip", "install", "-q", "--disable-pip-version-check"]
+    command += ["-c", ROOT / "constraints.txt", *PROJECT["build-system"]["requires"]]
+    subprocess.run(command, check=True)
+    return fresh
+
+
 def install(interpreter: Path, what: Path, **environment: str) -> subprocess.CompletedProcess:
     command = [interpreter, "-m", "pip", "install", "--disable-pip-version-check", what]
     environment = {**os.environ, **environment}
@@ -163,24 +172,24 @@ def test_a_required_extension_fails_without_a_compiler(checkout, fresh):
 
 
 @pytest.mark.packaging
-def test_a_failed_build_leaves_no_old_extension(checkout, fresh):
-    build = [sys.executable, "setup.py", "-q", "build_ext", "--inplace"]
+def test_a_failed_build_leaves_no_old_extension(checkout, builder):
+    build = [builder, "setup.py", "-q", "build_ext", "--inplace"]
     subprocess.run(build, cwd=checkout, check=True, env={**os.environ, "ENTK_BUILD_CUDA": "0"})
     assert list((checkout / "entk").glob("_native*"))
-    broken = {**os.environ, **without_compilers(fresh)}
+    broken = {**os.environ, **without_compilers(builder)}
     subprocess.run(build, cwd=checkout, check=True, env=broken)
     assert not list((checkout / "entk").glob("_native*"))
     program = "import entk; print(entk.backends()['native'])"
-    assert "the build failed" in python(program, executable=fresh, cwd=checkout)
+    assert "the build failed" in python(program, executable=builder, cwd=checkout)
 
 
 @pytest.mark.packaging
-def test_source_distribution_is_complete(checkout, fresh, tmp_path):
+def test_source_distribution_is_complete(checkout, builder, tmp_path):
     program = "import sys; from setuptools.build_meta import build_sdist; build_sdist(sys.argv[1])"
-    command = [sys.executable, "-c", program, str(tmp_path)]
+    command = [builder, "-c", program, str(tmp_path)]
     subprocess.run(command, cwd=checkout, check=True, capture_output=True)
     (archive,) = tmp_path.glob("entk-*.tar.gz")
-    done = install(fresh, archive, ENTK_BUILD_EXT="1")
+    done = install(builder, archive, ENTK_BUILD_EXT="1")
     assert done.returncode == 0, done.stdout + done.stderr
     program = "import entk, twophase.cli; print(entk.backends()['native'])"
-    assert python(program, executable=fresh, cwd=tmp_path) == "ok"
+    assert python(program, executable=builder, cwd=tmp_path) == "ok"

@@ -61,8 +61,8 @@ def behaviour(target: Target) -> list[float]:
     gradient the norm for each parameter.
     """
     model, x = target.model, several_of(target.x)
-    leaves, state = leaf_state(model, target.names, copy=True)
     with computing():
+        leaves, state = leaf_state(model, target.names, copy=True)
         y = forward(model, state, x)
         weights = torch.arange(1.0, y.numel() + 1, device=y.device, dtype=y.dtype).cos()
         weighted = weights.view_as(y) * y

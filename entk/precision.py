@@ -49,12 +49,13 @@ def _process_wide() -> Iterator[None]:
 
 @contextmanager
 def computing() -> Iterator[None]:
-    """Grad mode, IEEE products (no TF32, no autocast), compiled parts eager; then as before."""
+    """Grad and no inference mode, IEEE products (no TF32, no autocast), compiled parts eager."""
     with ExitStack() as stack:
         stack.enter_context(_process_wide())
         for device in ("cpu", "cuda"):
             if torch.is_autocast_enabled(device):
                 stack.enter_context(torch.autocast(device, enabled=False))
+        stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         yield
 

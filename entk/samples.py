@@ -105,6 +105,7 @@ def call_arguments(x: Tensor | Samples, traced: bool = False) -> tuple[tuple, di
     """
 
     def copied(t: Tensor) -> Tensor:
+        t = t.clone() if t.is_inference() else t  # outside inference mode that can be traced
         trace = traced and t.is_floating_point()
         return t.detach().requires_grad_().clone() if trace else t.clone()
 

@@ -132,11 +132,12 @@ class Linearization:
     def transposed(self, x: Tensor | Samples, w: Tensor) -> Tensors:
         """Jᵀ w: {name: [k, *shape]} for w [N*O, k]."""
         columns = w.shape[1]
-        total = {name: t.new_zeros(columns, *t.shape) for name, t in self.at.items()}
         w = w.view(len(x), self.o, columns)
+        with computing():
+            total = {name: t.new_zeros(columns, *t.shape) for name, t in self.at.items()}
         for part in self._batches(x):
-            leaves = self.leaves()
             with computing():
+                leaves = self.leaves()
                 y = self.outputs(leaves, x[part])
                 check_finite(y)
                 for c in range(columns if y.requires_grad else 0):

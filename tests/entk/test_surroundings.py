@@ -7,6 +7,7 @@ import threading
 import torch
 from torch import nn
 
+import entk
 from entk.precision import computing
 
 X = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
@@ -38,3 +39,23 @@ def test_threads_that_overlap_leave_the_precision_as_it_was():
         assert (inside, setting.fp32_precision) == ("ieee", "tf32")
     finally:
         setting.fp32_precision = before
+
+
+def test_inside_inference_mode_and_of_what_was_made_there(tmp_path):
+    expected, v = entk.ntk(mlp(), X), torch.ones(10)
+    for model, x in ((mlp(), X), _made_in_inference_mode()):
+        for inside in (True, False):
+            with torch.inference_mode(inside):
+                assert torch.equal(entk.ntk(model, x), expected)
+                with entk.write_ntk(tmp_path / "k.h5", model, x) as file:
+                    assert torch.equal(file[:], expected.view(10, 10))
+                product = entk.ntk_operator(model, x) @ v
+                assert torch.allclose(product, expected.view(10, 10) @ v, rtol=1e-4)
+                states = [model.state_dict(), {k: 2 * t for k, t in model.state_dict().items()}]
+                assert entk.trajectory_distances(model, states, x)[0, 1] > 0
+                assert entk.linearize(model)(x).shape == (5, 2)
+
+
+def _made_in_inference_mode() -> tuple:
+    with torch.inference_mode():
+        return mlp(), X.clone()

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 import torch
+from torch.nn.utils import parametrize
 
 from entk.errors import InputError
 from entk.ops import PRECISIONS
@@ -37,6 +38,7 @@ def _process_wide() -> Iterator[None]:
             if len(_inside) == 1:
                 for s in _settings():
                     _set(s, "fp32_precision", "ieee")
+                _set(parametrize, "_cache_enabled", 0)  # weights kept are those of another state
                 if "torch._dynamo" in sys.modules:  # else nothing can have been compiled
                     _outside.enter_context(torch.compiler.set_stance("force_eager"))
         yield

@@ -6,6 +6,7 @@ import threading
 
 import torch
 from torch import nn
+from torch.nn.utils import parametrizations, parametrize
 
 import entk
 from entk.precision import computing
@@ -59,3 +60,17 @@ def test_inside_inference_mode_and_of_what_was_made_there(tmp_path):
 def _made_in_inference_mode() -> tuple:
     with torch.inference_mode():
         return mlp(), X.clone()
+
+
+def test_weights_that_parametrizations_keep_are_not_taken():
+    model = nn.Sequential(parametrizations.weight_norm(nn.Linear(3, 4)), nn.Tanh(), nn.Linear(4, 2))
+    expected, kept = entk.ntk(model, X), model[0].weight
+    linear, operator = entk.linearize(model), entk.ntk_operator(model, X)
+    with parametrize.cached():
+        y = model(X)
+        assert torch.equal(entk.ntk(model, X), expected)
+        product = operator @ torch.ones(10)
+        assert torch.allclose(linear(X), y)
+        assert model[0].weight is model[0].weight
+    assert model[0].weight is not kept
+    assert torch.allclose(product, expected.view(10, 10).sum(1), rtol=1e-4)

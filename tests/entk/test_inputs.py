@@ -91,6 +91,24 @@ def test_input_dependence_on_the_batch_is_not_silent():
         entk.ntk(nn.Sequential(nn.Linear(4, 4), MIXING), X)
 
 
+def test_paths_that_are_seldom_dropped():
+    """All passes that are looked at may be the same by chance, and a later one another."""
+    model = fn(lambda s, x: s.f(x * torch.empty(len(x), 1).bernoulli_(0.99)), f=of(nn.Linear, 4, 2))
+    for call in (entk.ntk, entk.ntk_operator):
+        with pytest.raises(entk.ModelStateError, match=r"draws random numbers.*model.eval\(\)"):
+            call(model().eval(), X)
+
+
+def test_random_numbers_of_a_seed_of_the_models_own():
+    def forward(s, x):
+        torch.manual_seed(3)
+        return s.f(x * torch.rand(4))
+
+    model = fn(forward, f=of(nn.Linear, 4, 2))().eval()
+    mask = torch.rand(4, generator=torch.Generator().manual_seed(3))
+    assert torch.allclose(entk.ntk(model, X), entk.ntk(model.f, X * mask))
+
+
 def snapshot(model: nn.Module) -> tuple:
     hooks = [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()]
     parameters = [(n, p.requires_grad, p.grad is None, id(p)) for n, p in model.named_parameters()]

@@ -35,6 +35,7 @@ def function(factor):
 
 
 X = torch.randn(6, 3, generator=torch.Generator().manual_seed(1))
+OUTLIER = torch.cat([1e5 * X[:1], X[1:]])  # where a GELU is a ReLU
 WEIGHTS = {"w": torch.randn(3, 2, generator=torch.Generator().manual_seed(2))}
 KNOWN = 0
 
@@ -67,6 +68,7 @@ def table(value):
 PAIRS = {
     "activation": [(stack(nn.ReLU()), X), (stack(nn.Tanh()), X)],
     "slope": [(stack(nn.LeakyReLU(0.1)), X), (stack(nn.LeakyReLU(0.2)), X)],
+    "beside an outlier": [(stack(nn.ReLU()), OUTLIER), (stack(nn.GELU()), OUTLIER)],
     "attribute": [(Scaled(1.0), X), (Scaled(3.0), X)],
     "closure": [(function(1.0), X, WEIGHTS), (function(5.0), X, WEIGHTS)],
     "long index": [(Scaled(1.0), X, None, long_list(i)) for i in (0, 1)],

@@ -18,7 +18,8 @@ SEVERAL = 8  # samples, spread over the data, on which layouts and independence 
 
 def several_of(x: Tensor | Samples) -> Tensor | Samples:
     """A few samples of x, two at least."""
-    several = x[torch.linspace(0, len(x) - 1, min(len(x), SEVERAL)).long()]
+    count, last = min(len(x), SEVERAL), len(x) - 1
+    several = x[[i * last // max(count - 1, 1) for i in range(count)]]
     return several if len(several) > 1 else x[[0, 0]]
 
 

@@ -84,7 +84,7 @@ def choose_mode(outputs: Outputs, at: Tensors) -> str:
     """Forward mode if it gives the same J v as reverse mode in a random direction."""
     generator = torch.Generator().manual_seed(0)
     direction = {
-        name: torch.randn(t.shape, generator=generator, dtype=torch.float64).to(t)
+        name: torch.randn(t.shape, generator=generator, dtype=torch.float64, device="cpu").to(t)
         for name, t in at.items()
     }
     with torch.no_grad():

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 
+import pytest
 import torch
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize
 
 import entk
 from entk.precision import computing
+from entk.rates import measure_rates
 
 X = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
 
@@ -74,3 +76,38 @@ def test_weights_that_parametrizations_keep_are_not_taken():
         assert model[0].weight is model[0].weight
     assert model[0].weight is not kept
     assert torch.allclose(product, expected.view(10, 10).sum(1), rtol=1e-4)
+
+
+MODEL, MANY, V = mlp(), torch.randn(1000, 3), torch.ones(10)
+KERNEL, TARGETS = entk.ntk(MODEL, X), torch.eye(5)
+SQUARE, KNOWN = KERNEL.view(10, 10), torch.ones(5)
+
+
+@pytest.fixture(params=["meta", torch.float16, torch.bfloat16, torch.float64], ids=str)
+def default(request):
+    """A device where a tensor that was not asked for has no numbers, or another dtype."""
+    dtype = torch.get_default_dtype()
+    known = isinstance(request.param, torch.dtype)
+    (torch.set_default_dtype if known else torch.set_default_device)(request.param)
+    yield
+    torch.set_default_device(None)
+    torch.set_default_dtype(dtype)
+
+
+def test_default_device_and_dtype_change_nothing(default, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    measure_rates.cache_clear()
+    assert torch.equal(entk.ntk(MODEL, X), KERNEL)
+    assert entk.ntk(MODEL, MANY, outputs="sum").isfinite().all()
+    with entk.write_ntk(tmp_path / "k.h5", MODEL, X, sketch=64) as file:
+        assert 0 < file.sketch_error < 1
+    assert torch.allclose(entk.ntk_operator(MODEL, X) @ V, SQUARE @ V, rtol=1e-4)
+    assert entk.linearize(MODEL)(X).dtype == X.dtype
+    assert entk.kernel_distance_matrix([SQUARE, 2 * SQUARE]).abs().max() < 1e-15
+    assert entk.kernel_distance(SQUARE, 2 * SQUARE) == 0
+    assert entk.cka(TARGETS, TARGETS) == pytest.approx(1)
+    assert entk.alignment(TARGETS, TARGETS) == pytest.approx(1)
+    entk.spectral_density(SQUARE)
+    entk.spectrum(SQUARE)
+    entk.kernel_regression(TARGETS, KNOWN, ridge=0.1)
+    entk.linearised_predictions(TARGETS, KNOWN, times=[1.0])

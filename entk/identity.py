@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
+import re
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 
@@ -22,6 +23,7 @@ from entk.sketch import Sketch
 from entk.soundness import several_of
 
 BEHAVIOUR = "outputs and gradients"  # of a few samples
+ADDRESS = re.compile(r" at 0x[0-9a-f]+")  # in a repr: another one in each process
 
 
 def identity(
@@ -96,7 +98,7 @@ def _text(value: object) -> str:
         return f"[{', '.join(map(_text, value))}]"
     if isinstance(value, np.ndarray):
         return f"{value.dtype} {value.shape} {hashlib.sha256(value.tobytes()).hexdigest()}"
-    return repr(value)
+    return ADDRESS.sub("", repr(value))
 
 
 def state_of(model: nn.Module) -> dict[str, Tensor]:
@@ -133,7 +135,8 @@ def provenance(request: dict, plan: Plan, layers: list[str]) -> dict:
 
 
 def _name(model: nn.Module | Callable) -> str:
-    return (type(model) if isinstance(model, nn.Module) else model).__qualname__
+    own = None if isinstance(model, nn.Module) else getattr(model, "__qualname__", None)
+    return own or type(model).__qualname__  # a partial function has none
 
 
 def sha256(tensors: dict[str, Tensor]) -> str:

@@ -1,5 +1,6 @@
 """What a kernel on disk is of: models, functions and arguments that only look alike are others."""
 
+import functools
 import resource
 import subprocess
 import sys
@@ -23,6 +24,20 @@ class Scaled(nn.Module):
 
     def forward(self, x):
         return self.factor * self.layer(x)
+
+
+class Factor:
+    """As an argument of a model, or a function itself."""
+
+    def __init__(self, factor):
+        self.factor = factor
+
+    def __call__(self, params, x):
+        return scaled(self.factor, params, x)
+
+
+def scaled(factor, params, x):
+    return factor * x @ params["w"]
 
 
 def stack(activation):
@@ -111,6 +126,27 @@ def test_another_model_of_the_same_tensors_is_refused(name, begun, tmp_path, mon
     with pytest.raises(entk.ResumeError, match=r"outputs and gradients differ|arguments differ"):
         write(path, *two)
     write(path, *one).close()
+
+
+class Multiplied(nn.Linear):
+    def forward(self, x, by):
+        return super().forward(x) * by.factor
+
+
+def test_an_argument_without_a_repr_of_its_own_is_the_same_in_another_process(tmp_path):
+    """Its address is not; what it does is."""
+    model = Multiplied(3, 2)
+    kept = Factor(1.0)
+    entk.write_ntk(tmp_path / "k.h5", model, (X, kept)).close()
+    entk.write_ntk(tmp_path / "k.h5", model, (X, Factor(1.0))).close()
+    with pytest.raises(entk.ResumeError, match="outputs and gradients differ"):
+        entk.write_ntk(tmp_path / "k.h5", model, (X, Factor(2.0)))
+
+
+@pytest.mark.parametrize("of", [functools.partial(scaled, 2.0), Factor(2.0)])
+def test_a_function_without_a_name(of, tmp_path):
+    entk.write_ntk(tmp_path / "k.h5", of, X, params=WEIGHTS).close()
+    entk.write_ntk(tmp_path / "k.h5", of, X, params=WEIGHTS).close()
 
 
 def test_a_global_that_select_uses(tmp_path, monkeypatch):

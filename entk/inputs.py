@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable
 from os import PathLike
 from pathlib import Path
@@ -29,9 +30,17 @@ def check_flags(**flags: bool) -> None:
 
 
 def as_path(path: str | PathLike) -> Path:
-    if not isinstance(path, (str, PathLike)):
+    name = os.fspath(path) if isinstance(path, (str, PathLike)) else None
+    if not isinstance(name, str):
         raise InputError(f"path={path!r}, expected a string or a pathlib.Path")
-    return Path(path)
+    try:
+        os.lstat(name)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, ValueError) as error:  # too long, or with a zero byte in it
+        why = getattr(error, "strerror", None) or error
+        raise InputError(f"path={name!r:.80} cannot be used: {why}; choose another") from error
+    return Path(name)
 
 
 def parameter_names(model: nn.Module, params: Iterable[str] | None) -> tuple[str, ...]:
@@ -122,7 +131,7 @@ def not_finite(x: Tensor | Samples, label: str) -> tuple[str, int] | None:
     """(tensor, index) of the first sample with NaN or infinity; which may be meant, as a mask."""
     for name, t in named_tensors(x, label).items():
         if t.is_floating_point() and not _finite(t):
-            return name, int((~t.isfinite()).flatten(1).any(1).nonzero()[0])
+            return name, int((~t.isfinite()).reshape(len(t), -1).any(1).nonzero()[0])
     return None
 
 

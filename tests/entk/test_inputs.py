@@ -198,3 +198,26 @@ def test_a_frozen_first_parameter_does_not_set_the_dtype(dtype, tmp_path):
     with entk.write_ntk(tmp_path / "k.h5", model, X) as file:
         assert torch.equal(file[:], kernel.reshape(6, 6))
     assert entk.kernel_distance(model, model, X) == 0.0
+
+
+class AsBytes:
+    def __fspath__(self):
+        return b"k.h5"
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["k" * 300, "k\0.h5", "\ud800.h5", b"k.h5", AsBytes(), 3],
+    ids=["long", "zero byte", "surrogate", "bytes", "as bytes", "number"],
+)
+@pytest.mark.parametrize("call", ["write_ntk", "open_kernel", "exclusive"])
+def test_paths_that_cannot_be(call, path):
+    rest = (mlp(), X) if call == "write_ntk" else ()
+    with pytest.raises(entk.InputError, match=r"^path="), getattr(entk, call)(path, *rest):
+        pass
+
+
+def test_a_sample_that_is_one_number_and_no_number():
+    x = torch.tensor([1.0, 2.0, torch.nan])
+    with pytest.raises(entk.InputError, match="x has NaN or infinity in sample 2, and so have"):
+        entk.ntk(lambda p, x: x[:, None] * p["w"], x, params={"w": torch.ones(2)})

@@ -221,3 +221,13 @@ def test_a_sample_that_is_one_number_and_no_number():
     x = torch.tensor([1.0, 2.0, torch.nan])
     with pytest.raises(entk.InputError, match="x has NaN or infinity in sample 2, and so have"):
         entk.ntk(lambda p, x: x[:, None] * p["w"], x, params={"w": torch.ones(2)})
+
+
+def test_a_file_that_has_been_closed(tmp_path):
+    entk.write_ntk(tmp_path / "k.h5", mlp(), X).close()
+    with entk.open_kernel(tmp_path / "k.h5") as file:
+        pass
+    for read in (lambda: file[0], lambda: file.chunks, lambda: file.sketch_error):
+        with pytest.raises(entk.InputError, match=r"k\.h5 has been closed; open it again"):
+            read()
+    assert file.shape == (6, 6)

@@ -93,8 +93,8 @@ class Functional(nn.Module):
 def _tensors(params: Mapping[str, Any], lead: tuple[str, ...] = ()) -> Iterator[tuple]:
     """(path, tensor) over a dict of tensors and dicts."""
     for key, value in params.items():
-        if not isinstance(key, str) or not key:
-            raise InputError(f"params= has the key {key!r}, expected names")
+        if not isinstance(key, str) or "" in key.split("."):
+            raise InputError(f"params= has the key {key!r}, expected names, dots only inside")
         path = (*lead, key)
         if isinstance(value, Mapping):
             yield from _tensors(value, path)

@@ -231,3 +231,30 @@ def test_a_file_that_has_been_closed(tmp_path):
         with pytest.raises(entk.InputError, match=r"k\.h5 has been closed; open it again"):
             read()
     assert file.shape == (6, 6)
+
+
+@pytest.mark.parametrize("name", ["a/b", "/b", "b/", "b//c", "b/./c", "b\0"])
+def test_layers_that_cannot_be_in_a_file(name, tmp_path):
+    params = {"a": {"w": torch.ones(4)}, name: {"w": torch.ones(4)}}
+    options = {"params": params, "by_layer": True}
+
+    def function(p, x):
+        return x * p["a"]["w"] * p[name]["w"]
+
+    assert len(entk.ntk(function, X, **options)) == 2
+    with pytest.raises(entk.InputError, match=r"^layer .* cannot be a dataset of its own"):
+        entk.write_ntk(tmp_path / "k.h5", function, X, **options)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["", ".b", "b.", "b..c"])
+def test_keys_that_are_no_names(name):
+    with pytest.raises(entk.InputError, match=r"params= has the key .*, expected names"):
+        entk.ntk(lambda p, x: x * p[name], X, params={name: torch.ones(4)})
+
+
+def test_a_plan_of_another_model_with_the_same_names():
+    other = fn(lambda s, x: x @ s.f.weight.sin().T * s.f.bias.exp(), f=of(nn.Linear, 4, 2))()
+    plan = entk.plan_ntk(fn(lambda s, x: s.f(x), f=of(nn.Linear, 4, 2))(), X, strategy="pairs")
+    with pytest.raises(entk.InputError, match="another model that uses them otherwise"):
+        entk.ntk(other, X, plan=plan)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -114,6 +115,16 @@ def nest(root: nn.Module, name: str, tensor: Tensor) -> None:
         root = root._modules.setdefault(folder, nn.Module())
     kind = root._parameters if isinstance(tensor, nn.Parameter) else root._buffers
     kind[leaf] = tensor
+
+
+def copied(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    """A copy, by `copy.deepcopy`; what a forward pass left in a module comes without its graph."""
+    own = inner(model)
+    for module in (*model.modules(), *(own.modules() if isinstance(own, nn.Module) else ())):
+        for value in vars(module).values():
+            if isinstance(value, Tensor) and not value.is_leaf:
+                memo[id(value)] = value.detach()
+    return copy.deepcopy(model, memo)
 
 
 def inner(model: nn.Module) -> Any:

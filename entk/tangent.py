@@ -6,7 +6,6 @@ is held against reverse mode on a few samples before it is used.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from entk.capture import check_finite, flat_outputs
 from entk.errors import UnsupportedModelError
+from entk.models import copied
 from entk.precision import computing
 from entk.samples import Samples, call_arguments
 
@@ -39,7 +39,7 @@ def shell_of(
         if isinstance(t, nn.Parameter):
             own = nn.Parameter(own, requires_grad=name in names)
         memo[id(t)] = own
-    return copy.deepcopy(model, memo)
+    return copied(model, memo)
 
 
 def evaluate(shell: nn.Module, state: Tensors, args: tuple, kwargs: dict) -> Any:

@@ -111,3 +111,20 @@ def test_default_device_and_dtype_change_nothing(default, tmp_path, monkeypatch)
     entk.spectrum(SQUARE)
     entk.kernel_regression(TARGETS, KNOWN, ridge=0.1)
     entk.linearised_predictions(TARGETS, KNOWN, times=[1.0])
+
+
+class Remembering(nn.Linear):
+    def forward(self, x):
+        self.seen = super().forward(x)
+        return self.seen.tanh()
+
+
+@pytest.mark.parametrize("select", [None, [0]])
+def test_what_a_forward_pass_left_in_the_model_is_in_no_way(select):
+    model, options = Remembering(3, 2), {"select": select}
+    seen = model(X) is not None and model.seen
+    assert entk.ntk_operator(model, X, **options).shape[0] in (5, 10)
+    assert entk.linearize(model, **options)(X).shape[0] == 5
+    states = [model.state_dict(), {k: 2 * t for k, t in model.state_dict().items()}]
+    assert entk.trajectory_distances(model, states, X, **options)[0, 1] > 0
+    assert seen.grad_fn is not None

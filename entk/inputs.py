@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from entk.errors import InputError
 from entk.factors import OUTPUTS
@@ -67,6 +68,11 @@ def parameter_names(model: nn.Module, params: Iterable[str] | None) -> tuple[str
         chosen = {id(aliases[name]) for name in wanted}  # a tied weight goes by its first name
         names = tuple(n for n, p in known.items() if id(p) in chosen)
     for name in names:
+        if is_lazy(known[name]) or known[name].is_meta:
+            raise InputError(
+                f"parameter {name!r} has no numbers yet (of a lazy module, or on the meta device); "
+                "call the model once, or load a state"
+            )
         if known[name].dtype not in DTYPES:
             raise InputError(
                 f"parameter {name!r} is {known[name].dtype}, expected float32 or float64; convert "

@@ -143,7 +143,7 @@ def chosen_outputs(y: Any, select: Select | None) -> Any:
     index = select if isinstance(select, slice) else list(select)
     try:
         return flat.flatten(1)[:, index]
-    except IndexError:
+    except (IndexError, ValueError):  # out of range, or a negative step
         raise InputError(
             f"select={select!r}: the model has {flat[0].numel()} outputs per sample"
         ) from None

@@ -177,11 +177,13 @@ def leaf_state(model: nn.Module, names: Iterable[str], copy: bool = False) -> tu
     """(leaves, state): the named parameters as fresh leaves, and all the model needs with them.
 
     Buffers are copies, so that a forward pass that writes into one leaves the model alone; so are
-    parameters if `copy`, for an embedding with max_norm writes into those.
+    parameters if `copy`, for an embedding with max_norm writes into those, or if they were made in
+    inference mode, for those take no gradient.
     """
     wanted = set(names)
     parameters = {
-        n: p.detach().clone() if copy else p.detach() for n, p in model.named_parameters()
+        n: p.detach().clone() if copy or p.is_inference() else p.detach()
+        for n, p in model.named_parameters()
     }
     leaves = {name: p.requires_grad_() for name, p in parameters.items() if name in wanted}
     buffers = {name: b.detach().clone() for name, b in model.named_buffers()}

@@ -33,6 +33,7 @@ from entk.write import write_ntk
 DISK = (errno.EACCES, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.ENOENT)
 DISK += (errno.EIO, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EFBIG, errno.EPERM)
 TABLES = (".csv", ".npy")
+OWN = {"path", "group", "resume", "progress"}  # arguments of write_ntk that are set here
 HEAD = 5  # eigenvalues that are shown
 
 Function = Annotated[
@@ -45,25 +46,28 @@ Flag = tyro.conf.FlagCreatePairsOff
 
 @dataclass(frozen=True, kw_only=True)
 class _Options:
-    outputs: str = "all"
-    """all, diagonal, trace or sum."""
+    outputs: str | None = None
+    """all, diagonal, trace or sum; if left out that of the function, or all."""
     by_layer: Flag[bool] = False
     """A kernel of each layer beside that of all."""
     memory: str | None = None
     """Budget of each process, as 2GB; half of what is free if left out."""
     precision: str | None = None
     """Of float32 products: ieee, or with --backend triton tf32, bf16x3, tf32x3 or bf16x6."""
-    backend: str = "auto"
-    """auto, torch, native or triton."""
+    backend: str | None = None
+    """auto, torch, native or triton; if left out that of the function, or auto."""
     sketch: int | None = None
     """Random projections of an estimate; exact if left out."""
-    seed: int = 0
-    """Of the projections."""
+    seed: int | None = None
+    """Of the projections; if left out that of the function, or 0."""
     strict: Flag[bool] = False
     """Refuse parameters that no rule serves."""
 
-    def chosen(self) -> dict:
-        return {f.name: getattr(self, f.name) for f in fields(_Options)}
+    def given(self) -> dict:
+        found = {f.name: getattr(self, f.name) for f in fields(_Options)}
+        return {
+            name: value for name, value in found.items() if value is not None and value is not False
+        }
 
 
 @dataclass(frozen=True)
@@ -241,12 +245,11 @@ def _made(command: Write | Plan, local: int) -> dict[str, Any]:
             f"{command.function} gave {type(made).__name__}, expected (model, x), (model, x, z) or "
             "a dict with model and x"
         )
-    unknown = made.keys() - inspect.signature(write_ntk).parameters
+    unknown = made.keys() - (inspect.signature(write_ntk).parameters.keys() - OWN)
     if unknown:
-        raise InputError(f"{command.function} gave {min(unknown)!r}, which write_ntk does not take")
-    default = {f.name: f.default for f in fields(_Options)}
-    given = {key: value for key, value in command.chosen().items() if value != default[key]}
-    return made | given
+        first = min(unknown, key=str)
+        raise InputError(f"{command.function} gave {first!r}, which entk does not take")
+    return made | command.given()
 
 
 def _function(name: str) -> Callable:
@@ -261,6 +264,8 @@ def _function(name: str) -> Callable:
         spec = importlib.util.spec_from_file_location(Path(where).stem, where)
         module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
+    elif where.startswith("."):
+        raise InputError(f"{where} is relative to no package; name the module in full")
     else:
         try:
             module = importlib.import_module(where)

@@ -99,7 +99,8 @@ def spectral_density(
         )
     rows = kernel.shape[0]
     generator = torch.Generator().manual_seed(0) if generator is None else generator
-    signs = torch.randint(2, (rows, probes), generator=generator, dtype=torch.float64) * 2 - 1
+    options = {"generator": generator, "dtype": torch.float64, "device": generator.device}
+    signs = torch.randint(2, (rows, probes), **options) * 2 - 1
     start = (signs / math.sqrt(rows)).to(kernel.device)
     diagonal, beside = lanczos(products(kernel)[0], start, min(steps, rows))
     t = torch.diag_embed(diagonal) + torch.diag_embed(beside, 1) + torch.diag_embed(beside, -1)

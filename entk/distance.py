@@ -68,7 +68,7 @@ def kernel_distance(
         raise InputError("x, z and options are for two models; two kernels need nothing else")
     one, two = Source(a, "the first"), Source(b, "the second")
     one.check_like(two)
-    sums = torch.zeros(3, dtype=torch.float64)
+    sums = torch.zeros(3, dtype=torch.float64, device="cpu")
     for _, (left, right) in side_by_side([one, two], BAND):
         sums += gram_dot(left, right).cpu()
     norms = (check_norm(sums[1].item(), one.label), check_norm(sums[2].item(), two.label))
@@ -122,7 +122,7 @@ def distances_of(
     """
     gram = peers.total((n, weight * sum(b @ b.mT for b in bands)) for n, weight, bands in parts())
     norms = [check_norm(gram[i, i].item(), label) for i, label in enumerate(labels)]
-    scale = torch.tensor(norms, dtype=torch.float64)
+    scale = torch.tensor(norms, dtype=torch.float64, device="cpu")
     distances = 1 - gram / scale / scale[:, None]
     close = [p for p in combinations(range(len(labels)), 2) if distances[p] < SMALL]
     if close:
@@ -151,7 +151,7 @@ def _pieces(blocks: list[Tensor]) -> Iterator[Tensor]:
     """Of all kernels side by side, [S, entries] in float64, in one piece of memory."""
     size = max(1, PIECE // len(blocks))
     flat = [block.flatten().cpu() for block in blocks]
-    piece = torch.empty(len(flat), min(size, len(flat[0])), dtype=torch.float64)
+    piece = torch.empty(len(flat), min(size, len(flat[0])), dtype=torch.float64, device="cpu")
     for start in range(0, len(flat[0]), size):
         count = min(size, len(flat[0]) - start)
         for row, whole in zip(piece, flat, strict=True):

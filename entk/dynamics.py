@@ -149,7 +149,7 @@ def _check_times(times: Tensor | Sequence[float], flow: str) -> list[float]:
     if flow not in FLOWS:
         raise InputError(f"flow={flow!r}, expected one of {FLOWS}")
     try:
-        found = torch.as_tensor(times, dtype=torch.float64).detach()
+        found = torch.as_tensor(times, dtype=torch.float64, device="cpu").detach()
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"times are {times!r}, expected numbers [T] ({error})") from error
     if found.dim() != 1 or len(found) == 0:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
+import re
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 
@@ -17,11 +18,12 @@ from entk.models import describe, inner
 from entk.plan import Plan
 from entk.precision import computing
 from entk.request import Target
-from entk.samples import Select, named_tensors
+from entk.samples import Samples, Select, named_tensors
 from entk.sketch import Sketch
 from entk.soundness import several_of
 
 BEHAVIOUR = "outputs and gradients"  # of a few samples
+ADDRESS = re.compile(r" at 0x[0-9a-f]+")  # in a repr: another one in each process
 
 
 def identity(
@@ -54,15 +56,19 @@ def identity(
     return request
 
 
-def behaviour(target: Target) -> list[float]:
+def behaviour(target: Target) -> list[list[float]]:
     """What tells a model from another with the same tensors, such as another activation or select.
 
-    Of a few samples, weighted by fixed numbers: the outputs' sum and norm, and of the sum's
-    gradient the norm for each parameter.
+    Of a few samples, each by itself, that a large one does not hide the others: the norm of its
+    outputs, their sum weighted by fixed numbers, and that sum's gradient's norm for each parameter.
     """
     model, x = target.model, several_of(target.x)
-    leaves, state = leaf_state(model, target.names, copy=True)
+    return [_behaviour(model, target.names, x[i : i + 1]) for i in range(len(x))]
+
+
+def _behaviour(model: nn.Module, names: tuple[str, ...], x: Tensor | Samples) -> list[float]:
     with computing():
+        leaves, state = leaf_state(model, names, copy=True)
         y = forward(model, state, x)
         weights = torch.arange(1.0, y.numel() + 1, device=y.device, dtype=y.dtype).cos()
         weighted = weights.view_as(y) * y
@@ -82,7 +88,7 @@ def differing(request: dict, other: dict) -> list[str]:
 def _near(request: dict, other: dict) -> bool:
     """Whether they are as far apart as other threads or machines make them."""
     one, two = (np.array(r.get(BEHAVIOUR, ())) for r in (request, other))
-    noise = rounding(torch.float32) * np.abs(one).max(initial=0)
+    noise = rounding(torch.float32) * np.abs(one).max(axis=-1, keepdims=True, initial=0)
     return one.shape == two.shape and bool((np.abs(one - two) <= noise).all())
 
 
@@ -92,7 +98,7 @@ def _text(value: object) -> str:
         return f"[{', '.join(map(_text, value))}]"
     if isinstance(value, np.ndarray):
         return f"{value.dtype} {value.shape} {hashlib.sha256(value.tobytes()).hexdigest()}"
-    return repr(value)
+    return ADDRESS.sub("", repr(value))
 
 
 def state_of(model: nn.Module) -> dict[str, Tensor]:
@@ -129,7 +135,8 @@ def provenance(request: dict, plan: Plan, layers: list[str]) -> dict:
 
 
 def _name(model: nn.Module | Callable) -> str:
-    return (type(model) if isinstance(model, nn.Module) else model).__qualname__
+    own = None if isinstance(model, nn.Module) else getattr(model, "__qualname__", None)
+    return own or type(model).__qualname__  # a partial function has none
 
 
 def sha256(tensors: dict[str, Tensor]) -> str:

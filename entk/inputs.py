@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable
 from os import PathLike
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from entk.errors import InputError
 from entk.factors import OUTPUTS
@@ -29,9 +31,17 @@ def check_flags(**flags: bool) -> None:
 
 
 def as_path(path: str | PathLike) -> Path:
-    if not isinstance(path, (str, PathLike)):
+    name = os.fspath(path) if isinstance(path, (str, PathLike)) else None
+    if not isinstance(name, str):
         raise InputError(f"path={path!r}, expected a string or a pathlib.Path")
-    return Path(path)
+    try:
+        os.lstat(name)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, ValueError) as error:  # too long, or with a zero byte in it
+        why = getattr(error, "strerror", None) or error
+        raise InputError(f"path={name!r:.80} cannot be used: {why}; choose another") from error
+    return Path(name)
 
 
 def parameter_names(model: nn.Module, params: Iterable[str] | None) -> tuple[str, ...]:
@@ -58,6 +68,11 @@ def parameter_names(model: nn.Module, params: Iterable[str] | None) -> tuple[str
         chosen = {id(aliases[name]) for name in wanted}  # a tied weight goes by its first name
         names = tuple(n for n, p in known.items() if id(p) in chosen)
     for name in names:
+        if is_lazy(known[name]) or known[name].is_meta:
+            raise InputError(
+                f"parameter {name!r} has no numbers yet (of a lazy module, or on the meta device); "
+                "call the model once, or load a state"
+            )
         if known[name].dtype not in DTYPES:
             raise InputError(
                 f"parameter {name!r} is {known[name].dtype}, expected float32 or float64; convert "
@@ -122,7 +137,7 @@ def not_finite(x: Tensor | Samples, label: str) -> tuple[str, int] | None:
     """(tensor, index) of the first sample with NaN or infinity; which may be meant, as a mask."""
     for name, t in named_tensors(x, label).items():
         if t.is_floating_point() and not _finite(t):
-            return name, int((~t.isfinite()).flatten(1).any(1).nonzero()[0])
+            return name, int((~t.isfinite()).reshape(len(t), -1).any(1).nonzero()[0])
     return None
 
 

@@ -38,7 +38,7 @@ def _leaves(call: Call, look: Look) -> tuple[str, ...]:
 def _weighted_gradients(batch: Look, weights: Tensor) -> list[tuple[Tensor | None, ...]]:
     """At each call the gradients of all samples' outputs, and of those times `weights`."""
     generator = torch.Generator().manual_seed(0)
-    mix = torch.rand(batch.y.shape[1], generator=generator, dtype=torch.float64) + 0.5
+    mix = torch.rand(batch.y.shape[1], generator=generator, dtype=torch.float64, device="cpu") + 0.5
     y = batch.y @ mix.to(batch.y)
     both = torch.stack([y.sum(), y @ weights])[None]
     return list(zip(*gradients(both, batch.calls), strict=True))

@@ -13,6 +13,7 @@ from os import PathLike
 from pathlib import Path
 
 from entk.errors import KernelFileError, LockedError
+from entk.inputs import as_path
 
 NAME = ".lock"
 TRIES = 1000
@@ -35,7 +36,7 @@ def exclusive(folder: str | PathLike) -> Iterator[None]:
     >>> with tempfile.TemporaryDirectory() as folder, entk.exclusive(folder):
     ...     pass  # write there
     """
-    folder = Path(folder)
+    folder = as_path(folder)
     try:
         handle = _acquire(folder / NAME)
     except OSError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -93,8 +94,8 @@ class Functional(nn.Module):
 def _tensors(params: Mapping[str, Any], lead: tuple[str, ...] = ()) -> Iterator[tuple]:
     """(path, tensor) over a dict of tensors and dicts."""
     for key, value in params.items():
-        if not isinstance(key, str) or not key:
-            raise InputError(f"params= has the key {key!r}, expected names")
+        if not isinstance(key, str) or "" in key.split("."):
+            raise InputError(f"params= has the key {key!r}, expected names, dots only inside")
         path = (*lead, key)
         if isinstance(value, Mapping):
             yield from _tensors(value, path)
@@ -114,6 +115,16 @@ def nest(root: nn.Module, name: str, tensor: Tensor) -> None:
         root = root._modules.setdefault(folder, nn.Module())
     kind = root._parameters if isinstance(tensor, nn.Parameter) else root._buffers
     kind[leaf] = tensor
+
+
+def copied(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    """A copy, by `copy.deepcopy`; what a forward pass left in a module comes without its graph."""
+    own = inner(model)
+    for module in (*model.modules(), *(own.modules() if isinstance(own, nn.Module) else ())):
+        for value in vars(module).values():
+            if isinstance(value, Tensor) and not value.is_leaf:
+                memo[id(value)] = value.detach()
+    return copy.deepcopy(model, memo)
 
 
 def inner(model: nn.Module) -> Any:

@@ -69,8 +69,9 @@ def ntk_operator(
     check_state(model)
     if batch is not None and (not isinstance(batch, int) or batch < 1):
         raise InputError(f"batch={batch!r}, expected a positive number of samples or None")
-    state = {n: p.detach().clone() for n, p in model.named_parameters()}
-    state |= {n: b.detach().clone() for n, b in model.named_buffers()}
+    with torch.inference_mode(False):
+        state = {n: p.detach().clone() for n, p in model.named_parameters()}
+        state |= {n: b.detach().clone() for n, b in model.named_buffers()}
     x = map_tensors(x, Tensor.detach)
     z = None if z is None else map_tensors(z, Tensor.detach)
     linear = Linearization(shell_of(model, state, names), state, names)

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 import torch
+from torch.nn.utils import parametrize
 
 from entk.errors import InputError
 from entk.ops import PRECISIONS
+
+_entering = threading.Lock()
+_inside: set[object] = set()  # the calls that compute now, in whichever thread
+_outside = ExitStack()  # puts the settings back
 
 
 def _settings() -> tuple:
@@ -17,20 +23,41 @@ def _settings() -> tuple:
     return (b.cuda.matmul, b.cudnn.conv, b.cudnn.rnn, b.mkldnn.matmul, b.mkldnn.conv, b.mkldnn.rnn)
 
 
+def _set(where: object, name: str, value: object) -> None:
+    _outside.callback(setattr, where, name, getattr(where, name))
+    setattr(where, name, value)
+
+
+@contextmanager
+def _process_wide() -> Iterator[None]:
+    """Settings that threads share: first in changes them, last out puts them back."""
+    call = object()
+    try:
+        with _entering:
+            _inside.add(call)
+            if len(_inside) == 1:
+                for s in _settings():
+                    _set(s, "fp32_precision", "ieee")
+                _set(parametrize, "_cache_enabled", 0)  # weights kept are those of another state
+                if "torch._dynamo" in sys.modules:  # else nothing can have been compiled
+                    _outside.enter_context(torch.compiler.set_stance("force_eager"))
+        yield
+    finally:
+        with _entering:
+            _inside.discard(call)
+            if not _inside:
+                _outside.close()
+
+
 @contextmanager
 def computing() -> Iterator[None]:
-    """Grad mode, IEEE products (no TF32, no autocast), compiled parts eager; then as before."""
-    settings = _settings()
-    before = [s.fp32_precision for s in settings]
+    """Grad and no inference mode, IEEE products (no TF32, no autocast), compiled parts eager."""
     with ExitStack() as stack:
-        for s, value in zip(settings, before, strict=True):
-            stack.callback(setattr, s, "fp32_precision", value)
-            s.fp32_precision = "ieee"
+        stack.enter_context(_process_wide())
         for device in ("cpu", "cuda"):
             if torch.is_autocast_enabled(device):
                 stack.enter_context(torch.autocast(device, enabled=False))
-        if "torch._dynamo" in sys.modules:  # else nothing can have been compiled
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         yield
 

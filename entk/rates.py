@@ -114,7 +114,7 @@ def _measured(
     generator = torch.Generator().manual_seed(0)
 
     def normal(*shape: int) -> torch.Tensor:
-        return torch.randn(shape, generator=generator).to(device, dtype)
+        return torch.randn(shape, generator=generator, device="cpu").to(device, dtype)
 
     p = products(backend, "ieee")
     n, c, k, t = SAMPLES, CHANNELS, PATCH, POSITIONS

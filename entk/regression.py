@@ -75,7 +75,8 @@ def kernel_regression(
     system = System(k_train, y)
     crossed = None if k_test is None else system.test_kernel(k_test)
     k = system.k
-    factor, failed = torch.linalg.cholesky_ex(k + ridge * torch.eye(k.shape[-1]).to(k))
+    eye = torch.eye(k.shape[-1], dtype=k.dtype, device=k.device)
+    factor, failed = torch.linalg.cholesky_ex(k + ridge * eye)
     size = k.diagonal(dim1=-2, dim2=-1).abs().amax()
     pivots = factor.diagonal(dim1=-2, dim2=-1).square()
     if failed.any() or (pivots <= torch.finfo(system.dtype).eps * size).any():

@@ -234,5 +234,14 @@ def check_plan(
                 f"the plan was made for {what}={getattr(plan, what)!r}, this request has "
                 f"{value!r}; make a new one with plan_ntk{leave}"
             )
-    if tuple(c.name for c in plan.layers) != target.names:
-        raise InputError("the plan was made for other parameters; make a new one with plan_ntk")
+    made = [(c.name, _rule(c.rule)) for c in plan.layers]
+    if made != [(s.name, _rule(s.rule)) for s in target.found.served]:
+        raise InputError(
+            "the plan was made for other parameters, or another model that uses them otherwise; "
+            "make a new one with plan_ntk"
+        )
+
+
+def _rule(name: str) -> str:
+    """Without the method of torch.func, which depends on the samples."""
+    return name.partition(" (")[0]

@@ -105,6 +105,7 @@ def call_arguments(x: Tensor | Samples, traced: bool = False) -> tuple[tuple, di
     """
 
     def copied(t: Tensor) -> Tensor:
+        t = t.clone() if t.is_inference() else t  # outside inference mode that can be traced
         trace = traced and t.is_floating_point()
         return t.detach().requires_grad_().clone() if trace else t.clone()
 
@@ -142,7 +143,7 @@ def chosen_outputs(y: Any, select: Select | None) -> Any:
     index = select if isinstance(select, slice) else list(select)
     try:
         return flat.flatten(1)[:, index]
-    except IndexError:
+    except (IndexError, ValueError):  # out of range, or a negative step
         raise InputError(
             f"select={select!r}: the model has {flat[0].numel()} outputs per sample"
         ) from None

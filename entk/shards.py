@@ -205,7 +205,7 @@ class Shards:
                 about = json.dumps(provenance(self.request, plan, layers))
                 write_attribute(file, "provenance", about)
                 into = {name: _create(file, name, plan) for name in names}
-                error = torch.zeros(2, dtype=torch.float64)
+                error = torch.zeros(2, dtype=torch.float64, device="cpu")
                 for i, j in plan.tiles():
                     tile = opened(self.done[i, j])[f"{i:06d}-{j:06d}"]
                     _join(into, tile, plan, i, j, layers)
@@ -227,7 +227,7 @@ def _to_host(part: Tensor) -> Tensor:
     """On the CPU, or on its way there: the GPU goes on with the next tile."""
     if part.device.type != "cuda":
         return part.cpu()
-    host = torch.empty(part.shape, dtype=part.dtype, pin_memory=True)
+    host = torch.empty(part.shape, dtype=part.dtype, device="cpu", pin_memory=True)
     return host.copy_(part, non_blocking=True)
 
 

@@ -113,7 +113,7 @@ def cka(a: Kernel, b: Kernel, *, unbiased: bool = False) -> float:
         if samples < 4:
             raise InputError(f"unbiased=True needs at least four samples, got {samples}")
     means = [_means(s, samples, unbiased) for s in sources]
-    sums = torch.zeros(3, dtype=torch.float64)
+    sums = torch.zeros(3, dtype=torch.float64, device="cpu")
     for _, (left, right) in _centred(sources, means):
         sums += gram_dot(left, right).cpu()
     product, *squares = sums.tolist()
@@ -149,7 +149,8 @@ def _means(source: Source, samples: int, unbiased: bool) -> _Means:
         block = block.double()
         size += block.square().sum().item()
         if unbiased:
-            i = torch.arange(max(rows.start, columns.start), min(rows.stop, columns.stop))
+            span = max(rows.start, columns.start), min(rows.stop, columns.stop)
+            i = torch.arange(*span, device=block.device)
             block = block.clone()
             block[i - rows.start, i - columns.start] = 0
         to = torch.arange(columns.start, columns.stop, device=block.device) % o

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from entk.capture import forward, rounding
-from entk.errors import UnsupportedModelError
+from entk.errors import ModelStateError, UnsupportedModelError
 from entk.samples import Samples
 
 SEVERAL = 8  # samples, spread over the data, on which layouts and independence are tested
@@ -18,7 +18,8 @@ SEVERAL = 8  # samples, spread over the data, on which layouts and independence 
 
 def several_of(x: Tensor | Samples) -> Tensor | Samples:
     """A few samples of x, two at least."""
-    several = x[torch.linspace(0, len(x) - 1, min(len(x), SEVERAL)).long()]
+    count, last = min(len(x), SEVERAL), len(x) - 1
+    several = x[[i * last // max(count - 1, 1) for i in range(count)]]
     return several if len(several) > 1 else x[[0, 0]]
 
 
@@ -27,6 +28,7 @@ def check_independence(model, state, x: Tensor | Samples, y: Tensor, first: Tens
 
     vmap shows that at once where it can; what it cannot, or where it differs, is done plainly.
     """
+    _check_draws(model, state, x[:1], y.device)
     for alone in (_by_vmap, _one_by_one):
         with torch.no_grad():
             rest = alone(model, state, x[1:])
@@ -37,6 +39,27 @@ def check_independence(model, state, x: Tensor | Samples, y: Tensor, first: Tens
         "statistic over axis 0, say), or two forward passes differ, so no per-sample Jacobian "
         "exists"
     )
+
+
+def _check_draws(model, state, x: Tensor | Samples, device: torch.device) -> None:
+    """Random numbers may be the same by chance in all passes that are looked at, and then not."""
+    for _ in range(2):  # a model that seeds itself ends each pass but the first as it began it
+        before = _random_state(device)
+        with torch.no_grad():
+            forward(model, state, x)
+        if _random_state(device) == before:
+            return
+    raise ModelStateError(
+        "the model draws random numbers in its forward pass, so two passes may differ (dropped "
+        "paths, noise); call model.eval(), or take them out"
+    )
+
+
+def _random_state(device: torch.device) -> list[bytes]:
+    states = [torch.get_rng_state()]
+    if device.type == "cuda":
+        states.append(torch.cuda.get_rng_state(device))
+    return [s.numpy().tobytes() for s in states]
 
 
 def _by_vmap(model, state, x: Tensor | Samples) -> Tensor | None:

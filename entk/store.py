@@ -106,7 +106,7 @@ class KernelFile:
     def sketch_error(self) -> float | None:
         """Of a kernel written with sketch=, the relative error that is expected of it, as
         `entk.sketch_error` has it; None: the kernel is exact."""
-        return attribute(self._file, "sketch_error")
+        return attribute(self._opened, "sketch_error")
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -125,8 +125,9 @@ class KernelFile:
 
     def part(self, dataset: str, index) -> Float[Tensor, "..."]:
         """The same of any dataset: "kernel", or "layers/<name>"."""
+        opened = self._opened
         try:
-            return torch.from_numpy(np.asarray(self._file[dataset][index]))
+            return torch.from_numpy(np.asarray(opened[dataset][index]))
         except (OSError, RuntimeError) as error:
             raise KernelFileError(
                 f"{self.path} is damaged ({error!s:.200}); delete it and write it again"
@@ -144,7 +145,13 @@ class KernelFile:
     @property
     def chunks(self) -> tuple[int, ...]:
         """Shape of what lies together in the file; less than a chunk cannot be read."""
-        return self._file["kernel"].chunks or (1,) * (len(self.shape) - 1) + self.shape[-1:]
+        return self._opened["kernel"].chunks or (1,) * (len(self.shape) - 1) + self.shape[-1:]
+
+    @property
+    def _opened(self) -> h5py.File:
+        if not self._file:
+            raise InputError(f"{self.path} has been closed; open it again with open_kernel")
+        return self._file
 
     def close(self) -> None:
         """Let go of the file; `with` does it too."""

@@ -6,7 +6,6 @@ is held against reverse mode on a few samples before it is used.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from entk.capture import check_finite, flat_outputs
 from entk.errors import UnsupportedModelError
+from entk.models import copied
 from entk.precision import computing
 from entk.samples import Samples, call_arguments
 
@@ -39,7 +39,7 @@ def shell_of(
         if isinstance(t, nn.Parameter):
             own = nn.Parameter(own, requires_grad=name in names)
         memo[id(t)] = own
-    return copy.deepcopy(model, memo)
+    return copied(model, memo)
 
 
 def evaluate(shell: nn.Module, state: Tensors, args: tuple, kwargs: dict) -> Any:
@@ -84,7 +84,7 @@ def choose_mode(outputs: Outputs, at: Tensors) -> str:
     """Forward mode if it gives the same J v as reverse mode in a random direction."""
     generator = torch.Generator().manual_seed(0)
     direction = {
-        name: torch.randn(t.shape, generator=generator, dtype=torch.float64).to(t)
+        name: torch.randn(t.shape, generator=generator, dtype=torch.float64, device="cpu").to(t)
         for name, t in at.items()
     }
     with torch.no_grad():
@@ -132,11 +132,12 @@ class Linearization:
     def transposed(self, x: Tensor | Samples, w: Tensor) -> Tensors:
         """Jᵀ w: {name: [k, *shape]} for w [N*O, k]."""
         columns = w.shape[1]
-        total = {name: t.new_zeros(columns, *t.shape) for name, t in self.at.items()}
         w = w.view(len(x), self.o, columns)
+        with computing():
+            total = {name: t.new_zeros(columns, *t.shape) for name, t in self.at.items()}
         for part in self._batches(x):
-            leaves = self.leaves()
             with computing():
+                leaves = self.leaves()
                 y = self.outputs(leaves, x[part])
                 check_finite(y)
                 for c in range(columns if y.requires_grad else 0):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -21,7 +20,7 @@ from entk.distribute import assign
 from entk.errors import InputError, KernelFileError
 from entk.identity import identity, machine, sha256, state_of
 from entk.inputs import as_path
-from entk.models import Functional, Params, as_module
+from entk.models import Functional, Params, as_module, copied
 from entk.peers import Alone, peers_of
 from entk.plan import Plan
 from entk.progress import Progress
@@ -90,7 +89,7 @@ def trajectory_distances(
             raise InputError(f"the folder scratch={str(scratch)!r} does not exist; create it first")
         if not isinstance(model, nn.Module):
             model, params = as_module(model, params, None)
-        model = copy.deepcopy(model)
+        model = copied(model, {})
         _load(model, states[0], 0)
         target = prepare(model, x, z, outputs, params, select, strict)
         like, projections = target.like, check_sketch(sketch, seed)

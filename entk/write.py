@@ -11,7 +11,7 @@ from os import PathLike
 import torch.distributed as dist
 from torch import nn
 
-from entk.assemble import Engine
+from entk.assemble import Engine, layer_name
 from entk.distribute import assign
 from entk.errors import InputError, ResumeError
 from entk.identity import identity, machine
@@ -98,6 +98,8 @@ def write_ntk(
         else:
             chosen = choose_backend(backend, like.device, like.dtype)
             precision = check_precision(precision, chosen, like.dtype)
+        if by_layer:
+            _check_layers({layer_name(name) for name in target.names})
         request = identity(target, select, by_layer, precision, projections)
         brought = plan and replace(plan.bits, device=like.device.type)
         asked = {"resume": resume, "plan": brought, "memory": memory, "backend": backend}
@@ -120,6 +122,18 @@ def write_ntk(
             _work(store, plan, engine, done, peers, progress)
             peers.broadcast("joined")
         return KernelFile(path)
+
+
+def _check_layers(layers: set[str]) -> None:
+    """Each becomes a dataset, and those with a slash in their names lie in groups of HDF5."""
+    for layer in sorted(layers):
+        parts = layer.split("/")
+        above = {"/".join(parts[:i]) for i in range(1, len(parts))}
+        if above & layers or {"", "."} & set(parts) or "\0" in layer:
+            raise InputError(
+                f"layer {layer!r:.80} cannot be a dataset of its own in HDF5, where slashes part "
+                "groups; rename it, or leave by_layer out"
+            )
 
 
 def _begin(

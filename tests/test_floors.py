@@ -16,9 +16,9 @@ LONGEST = 300
 # A module of entk imports from lower floors only; the files of ops/ and rules/ know each other.
 FLOORS = (
     ("errors", "factors", "fields", "pages"),
-    ("hdf5", "lock", "ops", "progress", "rules", "samples"),
+    ("hdf5", "ops", "progress", "rules", "samples"),
     ("derived", "inputs", "models"),
-    ("backends", "capture", "precision"),
+    ("backends", "capture", "lock", "precision"),
     ("recorder",),
     ("layouts",),
     ("generic", "rates", "soundness", "tangent"),

@@ -202,7 +202,7 @@ if _native is not None:
     def gram_dot_op(a: Tensor, b: Tensor) -> Tensor:
         """As `gram_dot`, for two matrices of one shape and dtype, float32 or float64."""
         sums = _native.gram_dot(*_arguments(a, b), torch.get_num_threads())
-        return torch.tensor(sums, dtype=torch.float64)
+        return torch.tensor(sums, dtype=torch.float64, device="cpu")
 
     @gram_dot_op.register_fake
     def _(a: Tensor, b: Tensor) -> Tensor:

@@ -31,6 +31,12 @@ def number():
     return 3
 def misspelt():
     return {"model": 1, "x": 2, "y": 3}
+def own():
+    return {**kernel(), "progress": False}
+def mixed():
+    return {**kernel(), 1: 2, "y": 3}
+def trace():
+    return {"model": pair()[0], "x": pair()[1], "outputs": "trace", "sketch": 16, "seed": 1}
 def broken():
     (model, x, _), options = request()
     return model, x.double()
@@ -98,6 +104,17 @@ def test_options_and_pairs(here, one_thread, capsys):
         assert file.shape == (27, 27)
 
 
+def test_options_go_before_what_the_function_gives_also_where_they_are_what_is_usual(
+    here, one_thread, capsys
+):
+    told = run(["write", "a.h5", "case.py:trace"], capsys)
+    assert told == "a.h5: [9, 9] float32\n"
+    options = ["--outputs", "all", "--seed", "0", "--backend", "auto"]
+    assert run(["write", "b.h5", "case.py:trace", *options], capsys) == "b.h5: [27, 27] float32\n"
+    with entk.open_kernel("b.h5") as file:
+        assert file.provenance["request"]["seed"] == 0
+
+
 def test_plan_distance_and_show(here, one_thread, capsys):
     (model, x, _), options = request()
     entk.write_ntk("a.h5", model, x, **options).close()
@@ -128,13 +145,19 @@ def test_plan_distance_and_show(here, one_thread, capsys):
         (["write", "k.h5", "no_module_x:f"], "there is no module no_module_x"),
         (["write", "k.h5", "case.py:f"], "case.py has no function f; check the name"),
         (["write", "k.h5", "case.py:number"], "case.py:number gave int, expected (model, x),"),
-        (["write", "k.h5", "case.py:misspelt"], "case.py:misspelt gave 'y', which write_ntk does"),
+        (["write", "k.h5", "case.py:misspelt"], "case.py:misspelt gave 'y', which entk does"),
+        (["write", "k.h5", "case.py:own"], "case.py:own gave 'progress', which entk does not take"),
+        (["write", "k.h5", "case.py:mixed"], "case.py:mixed gave 1, which entk does not take"),
+        (["write", "k.h5", ".case:pair"], ".case is relative to no package"),
         (["write", "no/k.h5", "case.py:pair"], "the folder no does not exist"),
         (["write", "k.h5", "case.py:pair", "--outputs", "x"], "outputs='x'"),
         (["show", "none.h5"], "no kernel at none.h5"),
         (["distance", "none.h5"], "no kernel at none.h5"),
         (["distance", "none.h5", "--out", "d.txt"], "--out d.txt: expected a name that ends in"),
-        (["write", "k" * 300, "case.py:pair"], "[Errno 36] File name too long"),
+        (
+            ["write", "k" * 300, "case.py:pair"],
+            f"path='{'k' * 79} cannot be used: File name",
+        ),
     ],
 )
 def test_one_line_for_each_mistake(here, capsys, arguments, expected):

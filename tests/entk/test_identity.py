@@ -1,5 +1,6 @@
 """What a kernel on disk is of: models, functions and arguments that only look alike are others."""
 
+import functools
 import resource
 import subprocess
 import sys
@@ -25,6 +26,20 @@ class Scaled(nn.Module):
         return self.factor * self.layer(x)
 
 
+class Factor:
+    """As an argument of a model, or a function itself."""
+
+    def __init__(self, factor):
+        self.factor = factor
+
+    def __call__(self, params, x):
+        return scaled(self.factor, params, x)
+
+
+def scaled(factor, params, x):
+    return factor * x @ params["w"]
+
+
 def stack(activation):
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(3, 4), activation, nn.Linear(4, 2))
@@ -35,6 +50,7 @@ def function(factor):
 
 
 X = torch.randn(6, 3, generator=torch.Generator().manual_seed(1))
+OUTLIER = torch.cat([1e5 * X[:1], X[1:]])  # where a GELU is a ReLU
 WEIGHTS = {"w": torch.randn(3, 2, generator=torch.Generator().manual_seed(2))}
 KNOWN = 0
 
@@ -67,6 +83,7 @@ def table(value):
 PAIRS = {
     "activation": [(stack(nn.ReLU()), X), (stack(nn.Tanh()), X)],
     "slope": [(stack(nn.LeakyReLU(0.1)), X), (stack(nn.LeakyReLU(0.2)), X)],
+    "beside an outlier": [(stack(nn.ReLU()), OUTLIER), (stack(nn.GELU()), OUTLIER)],
     "attribute": [(Scaled(1.0), X), (Scaled(3.0), X)],
     "closure": [(function(1.0), X, WEIGHTS), (function(5.0), X, WEIGHTS)],
     "long index": [(Scaled(1.0), X, None, long_list(i)) for i in (0, 1)],
@@ -109,6 +126,27 @@ def test_another_model_of_the_same_tensors_is_refused(name, begun, tmp_path, mon
     with pytest.raises(entk.ResumeError, match=r"outputs and gradients differ|arguments differ"):
         write(path, *two)
     write(path, *one).close()
+
+
+class Multiplied(nn.Linear):
+    def forward(self, x, by):
+        return super().forward(x) * by.factor
+
+
+def test_an_argument_without_a_repr_of_its_own_is_the_same_in_another_process(tmp_path):
+    """Its address is not; what it does is."""
+    model = Multiplied(3, 2)
+    kept = Factor(1.0)
+    entk.write_ntk(tmp_path / "k.h5", model, (X, kept)).close()
+    entk.write_ntk(tmp_path / "k.h5", model, (X, Factor(1.0))).close()
+    with pytest.raises(entk.ResumeError, match="outputs and gradients differ"):
+        entk.write_ntk(tmp_path / "k.h5", model, (X, Factor(2.0)))
+
+
+@pytest.mark.parametrize("of", [functools.partial(scaled, 2.0), Factor(2.0)])
+def test_a_function_without_a_name(of, tmp_path):
+    entk.write_ntk(tmp_path / "k.h5", of, X, params=WEIGHTS).close()
+    entk.write_ntk(tmp_path / "k.h5", of, X, params=WEIGHTS).close()
 
 
 def test_a_global_that_select_uses(tmp_path, monkeypatch):

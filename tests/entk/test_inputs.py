@@ -46,6 +46,9 @@ REFUSED = {
     "samples_mixed_before": (LATE_MIX, X, {}, entk.UnsupportedModelError, "mixes the samples"),
     "no_parameters": (nn.Tanh(), X, {}, entk.InputError, "no trainable parameter"),
     "frozen": (mlp().requires_grad_(False), X, {}, entk.InputError, "no trainable parameter"),
+    "lazy": (nn.LazyLinear(2), X, {}, entk.InputError, "'weight' has no numbers yet"),
+    "meta": (nn.Linear(4, 2, device="meta"), X.to("meta"), {}, entk.InputError, "'weight' has no numbers yet"),
+    "backwards": (mlp(), X, {"select": slice(None, None, -1)}, entk.InputError, "the model has 2 outputs per sample"),
     "empty_batch": (mlp(), X[:0], {}, entk.InputError, "at least one sample"),
     "unknown_parameter": (mlp(), X, {"params": ["0.wieght"]}, entk.InputError, "'0.wieght', which the model does not have; it has 0.weight"),
     "no_names": (mlp(), X, {"params": []}, entk.InputError, "params= is empty"),
@@ -89,6 +92,24 @@ def test_input_dependence_on_the_batch_is_not_silent():
     """Centring the inputs mixes samples before any parameter: plain wrong if it went unnoticed."""
     with pytest.raises(entk.UnsupportedModelError, match="mixes the samples"):
         entk.ntk(nn.Sequential(nn.Linear(4, 4), MIXING), X)
+
+
+def test_paths_that_are_seldom_dropped():
+    """All passes that are looked at may be the same by chance, and a later one another."""
+    model = fn(lambda s, x: s.f(x * torch.empty(len(x), 1).bernoulli_(0.99)), f=of(nn.Linear, 4, 2))
+    for call in (entk.ntk, entk.ntk_operator):
+        with pytest.raises(entk.ModelStateError, match=r"draws random numbers.*model.eval\(\)"):
+            call(model().eval(), X)
+
+
+def test_random_numbers_of_a_seed_of_the_models_own():
+    def forward(s, x):
+        torch.manual_seed(3)
+        return s.f(x * torch.rand(4))
+
+    model = fn(forward, f=of(nn.Linear, 4, 2))().eval()
+    mask = torch.rand(4, generator=torch.Generator().manual_seed(3))
+    assert torch.allclose(entk.ntk(model, X), entk.ntk(model.f, X * mask))
 
 
 def snapshot(model: nn.Module) -> tuple:
@@ -180,3 +201,63 @@ def test_a_frozen_first_parameter_does_not_set_the_dtype(dtype, tmp_path):
     with entk.write_ntk(tmp_path / "k.h5", model, X) as file:
         assert torch.equal(file[:], kernel.reshape(6, 6))
     assert entk.kernel_distance(model, model, X) == 0.0
+
+
+class AsBytes:
+    def __fspath__(self):
+        return b"k.h5"
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["k" * 300, "k\0.h5", "\ud800.h5", b"k.h5", AsBytes(), 3],
+    ids=["long", "zero byte", "surrogate", "bytes", "as bytes", "number"],
+)
+@pytest.mark.parametrize("call", ["write_ntk", "open_kernel", "exclusive"])
+def test_paths_that_cannot_be(call, path):
+    rest = (mlp(), X) if call == "write_ntk" else ()
+    with pytest.raises(entk.InputError, match=r"^path="), getattr(entk, call)(path, *rest):
+        pass
+
+
+def test_a_sample_that_is_one_number_and_no_number():
+    x = torch.tensor([1.0, 2.0, torch.nan])
+    with pytest.raises(entk.InputError, match="x has NaN or infinity in sample 2, and so have"):
+        entk.ntk(lambda p, x: x[:, None] * p["w"], x, params={"w": torch.ones(2)})
+
+
+def test_a_file_that_has_been_closed(tmp_path):
+    entk.write_ntk(tmp_path / "k.h5", mlp(), X).close()
+    with entk.open_kernel(tmp_path / "k.h5") as file:
+        pass
+    for read in (lambda: file[0], lambda: file.chunks, lambda: file.sketch_error):
+        with pytest.raises(entk.InputError, match=r"k\.h5 has been closed; open it again"):
+            read()
+    assert file.shape == (6, 6)
+
+
+@pytest.mark.parametrize("name", ["a/b", "/b", "b/", "b//c", "b/./c", "b\0"])
+def test_layers_that_cannot_be_in_a_file(name, tmp_path):
+    params = {"a": {"w": torch.ones(4)}, name: {"w": torch.ones(4)}}
+    options = {"params": params, "by_layer": True}
+
+    def function(p, x):
+        return x * p["a"]["w"] * p[name]["w"]
+
+    assert len(entk.ntk(function, X, **options)) == 2
+    with pytest.raises(entk.InputError, match=r"^layer .* cannot be a dataset of its own"):
+        entk.write_ntk(tmp_path / "k.h5", function, X, **options)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["", ".b", "b.", "b..c"])
+def test_keys_that_are_no_names(name):
+    with pytest.raises(entk.InputError, match=r"params= has the key .*, expected names"):
+        entk.ntk(lambda p, x: x * p[name], X, params={name: torch.ones(4)})
+
+
+def test_a_plan_of_another_model_with_the_same_names():
+    other = fn(lambda s, x: x @ s.f.weight.sin().T * s.f.bias.exp(), f=of(nn.Linear, 4, 2))()
+    plan = entk.plan_ntk(fn(lambda s, x: s.f(x), f=of(nn.Linear, 4, 2))(), X, strategy="pairs")
+    with pytest.raises(entk.InputError, match="another model that uses them otherwise"):
+        entk.ntk(other, X, plan=plan)

@@ -74,10 +74,9 @@ def reestimate(model: nn.Module, x: Tensor) -> None:
     for layer in layers:
         layer.reset_running_stats()
         layer.momentum = None  # cumulative average
-    model.train()
-    noisy = [m for m in model.modules() if isinstance(m, nn.Dropout)]
-    for m in noisy:
-        m.eval()
+    model.eval()  # of whatever kind its dropout is
+    for layer in layers:
+        layer.train()
     for part in x.split(EVALUATION_BATCH):
         model(part)
     for layer, momentum in zip(layers, kept, strict=True):

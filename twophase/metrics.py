@@ -77,7 +77,8 @@ def reestimate(model: nn.Module, x: Tensor) -> None:
     model.eval()  # of whatever kind its dropout is
     for layer in layers:
         layer.train()
-    for part in x.split(EVALUATION_BATCH):
+    parts = [part for part in x.split(EVALUATION_BATCH) if len(part) > 1]
+    for part in parts or [x]:  # one sample by itself has no deviation
         model(part)
     for layer, momentum in zip(layers, kept, strict=True):
         layer.momentum = momentum

@@ -82,6 +82,15 @@ def test_reestimate_is_the_average_of_fixed_batches_and_keeps_momentum(monkeypat
     assert not model.training
 
 
+def test_reestimate_leaves_out_a_last_batch_of_one_sample(monkeypatch):
+    monkeypatch.setattr(metrics, "EVALUATION_BATCH", 5)
+    model, x = batch_normalised(), torch.randn(11, 3)
+    metrics.reestimate(model, x)
+    first = {k: v.clone() for k, v in model.state_dict().items()}
+    metrics.reestimate(model, x[:10])
+    assert all(torch.equal(first[k], v) for k, v in model.state_dict().items())
+
+
 @pytest.mark.parametrize("kind", [nn.Dropout, nn.Dropout2d, nn.FeatureAlphaDropout])
 def test_reestimate_draws_no_masks(kind):
     model, x = nn.Sequential(kind(0.5), nn.BatchNorm2d(3)), torch.randn(40, 3, 2, 2)

@@ -190,6 +190,19 @@ def test_what_exists_is_not_computed_again(finished, folder, samples):
     assert finished.table("chaos").read_bytes() == before
 
 
+def test_checkpoints_need_not_begin_at_step_0(tmp_path, folder, samples):
+    later = tmp_path / "later"
+    later.mkdir()
+    for step, path in recorder.checkpoints(folder).items():
+        if step:
+            (later / f"epoch=1-step={step}.ckpt").write_bytes(path.read_bytes())
+    found = study(tmp_path / "mine", later, samples, ["kernels.probe=8"])
+    found.cone()
+    found.report()
+    assert found.run.config.checkpoints == (10, 20, 30, 40)
+    assert len(found.run.load_table("train")) == 4
+
+
 @pytest.mark.parametrize("form", ["plain", "lightning", "compiled", "safetensors"])
 def test_checkpoints_of_others_are_read(tmp_path, form):
     weights = seeded().state_dict()

@@ -89,7 +89,7 @@ class Study:
     ):
         _check_arguments(build, train, test)
         files = recorder.checkpoints(checkpoints)
-        config = _config(Path(out).name, list(files), len(train[0]), settings)
+        config = _config(_name(Path(out)), list(files), len(train[0]), settings)
         self.data = _samples(train, test, build, config)
         _fits(build(), files)
         _runs(build(), self.data)
@@ -157,6 +157,13 @@ class Study:
         with alone(self.run.path):
             report.write(self.run)
         return self.run.report
+
+
+def _name(out: Path) -> str:
+    """Of the folder when the study began: it may have another by now."""
+    if (out / "config.toml").exists():
+        return RunDir.open(out).config.name
+    return out.resolve().name
 
 
 def _config(name: str, steps: list[int], samples: int, settings: Sequence[str]) -> Config:

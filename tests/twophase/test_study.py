@@ -1,6 +1,7 @@
 """A training loop of one's own: recorded, analysed, and its twins followed."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -201,6 +202,15 @@ def test_checkpoints_need_not_begin_at_step_0(tmp_path, folder, samples):
     found.report()
     assert found.run.config.checkpoints == (10, 20, 30, 40)
     assert len(found.run.load_table("train")) == 4
+
+
+def test_a_folder_that_was_renamed_or_is_the_working_directory_is_gone_on_with(
+    finished, folder, samples, tmp_path, monkeypatch
+):
+    moved = shutil.copytree(finished.path, tmp_path / "renamed")
+    assert study(moved, folder, samples).run.config == finished.config
+    monkeypatch.chdir(moved)
+    assert study(".", folder, samples).run.config == finished.config
 
 
 @pytest.mark.parametrize("form", ["plain", "lightning", "compiled", "safetensors"])

@@ -1,0 +1,56 @@
+"""Networks of the caller's with what twophase's own do not have."""
+
+import pytest
+import torch
+from torch import nn
+
+import twophase
+
+SETTINGS = ["kernels.probe=8", "chaos.t0=[0, 20]", "chaos.alphas=3"]
+SAMPLES = torch.randn(60, 5, generator=torch.Generator().manual_seed(0)), torch.arange(60) % 3
+
+
+class Net(nn.Module):
+    """With a mask, an empty buffer, and the address of a function in its text."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.bn, self.two = nn.Linear(5, 7), nn.BatchNorm1d(7), nn.Linear(7, 3)
+        self.register_buffer("mask", torch.ones(7, dtype=torch.bool))
+        self.register_buffer("empty", torch.empty(0))
+        self.activation = lambda x: x.relu()
+
+    def forward(self, x):
+        return self.two(self.activation(self.bn(self.one(x)) * self.mask))
+
+    def extra_repr(self):
+        return f"activation={self.activation}"
+
+
+@pytest.fixture
+def study(tmp_path):
+    """study(*settings): of three networks as they were made."""
+    torch.manual_seed(0)
+    recorder = twophase.Recorder(tmp_path / "checkpoints", (0, 20, 40))
+    for step in recorder.steps:
+        recorder(step, Net())
+
+    def study(*settings):
+        parts = {"train": SAMPLES, "test": SAMPLES, "settings": [*SETTINGS, *settings]}
+        return twophase.Study(tmp_path / "mine", tmp_path / "checkpoints", Net, **parts)
+
+    return study
+
+
+def stay(state, start, stop):
+    return state
+
+
+def test_a_text_with_an_address_is_the_same_when_the_network_is_made_again(study):
+    assert study().run.config == study().run.config
+
+
+def test_masks_and_empty_buffers_are_compared_too(study):
+    found = study()
+    found.twins(stay)
+    assert len(found.run.load_table("chaos")) == 6

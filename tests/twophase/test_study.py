@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -100,6 +101,14 @@ def test_recorder_saves_the_steps_that_it_was_given(folder):
     state = recorder.read(files[20])
     assert set(state) == {"model", "optimizer"}
     assert state["optimizer"]["state"][0]["step"] == 20
+
+
+@pytest.mark.parametrize("value", [np.float64(0.3), np.arange(3), lambda: 0])
+def test_recorder_refuses_what_could_not_be_read_when_training_is_over(tmp_path, value):
+    recorder = twophase.Recorder(tmp_path, (0,))
+    with pytest.raises(UserError, match=r"given, {'loss': .*cannot be read back; give tensors"):
+        recorder(0, seeded(), state=torch.get_rng_state(), loss=value)
+    assert recorder(0, seeded(), loss=0.3).exists()
 
 
 def test_distances_are_those_of_the_networks(finished, folder, samples):

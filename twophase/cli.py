@@ -270,8 +270,8 @@ def _status(path: Path) -> None:
         return
     run = RunDir.open(path)
     table = Table("stage", "done", "files", title=str(path), title_justify="left")
-    for name, stage in STAGES.items():
-        files = stage.outputs(run)
+    for name in (*run.config.stages, "report"):
+        files = STAGES[name].outputs(run)
         there = sum(file.exists() for file in files)
         table.add_row(name, "yes" if complete(run, name) else "no", f"{there}/{len(files)}")
     _show(table)

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 import twophase
+from twophase import cli
 
 SETTINGS = ["kernels.probe=8", "chaos.t0=[0, 20]", "chaos.alphas=3"]
 SAMPLES = torch.randn(60, 5, generator=torch.Generator().manual_seed(0)), torch.arange(60) % 3
@@ -48,6 +49,22 @@ def stay(state, start, stop):
 
 def test_a_text_with_an_address_is_the_same_when_the_network_is_made_again(study):
     assert study().run.config == study().run.config
+
+
+def test_the_command_line_knows_what_a_study_has_and_leaves_it_as_it_is(study, capsys):
+    found = study()
+    found.cone()
+    found.twins(stay)
+    before = {p: p.read_bytes() for p in found.run.path.rglob("*") if p.is_file()}
+    cli.main(["status", str(found.run.path)])
+    out = capsys.readouterr().out
+    lines = [line.split() for line in out.splitlines() if line[0] in "│|"]
+    shown = {line[1]: line[3] for line in lines}
+    assert shown == dict.fromkeys(("train", "chaos", "kernels", "cone"), "yes") | {"report": "no"}
+    with pytest.raises(SystemExit):
+        cli.main(["report", str(found.run.path)])
+    assert "trained elsewhere; use twophase.Study" in capsys.readouterr().err
+    assert before == {p: p.read_bytes() for p in found.run.path.rglob("*") if p.is_file()}
 
 
 def test_masks_and_empty_buffers_are_compared_too(study):

@@ -48,12 +48,16 @@ def _model(state: dict[str, Tensor]) -> State:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
-    """For what is ours: sums split by threads would make its bits depend on the machine."""
+def _ours() -> Iterator[None]:
+    """One thread: sums split by threads would make bits depend on the machine.
+
+    The caller's generator is left where it was.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        yield
+        with torch.random.fork_rng():
+            yield
     finally:
         torch.set_num_threads(before)
 
@@ -91,10 +95,11 @@ class Study:
         files = recorder.checkpoints(checkpoints)
         config = _config(_name(Path(out)), list(files), len(train[0]), settings)
         self.data = _samples(train, test, build, config)
-        _fits(build(), files)
-        _runs(build(), self.data)
-        used = {step: files[step] for step in config.checkpoints}
-        found = belongs.of_study(self.data, used, _built(build, used))
+        with torch.random.fork_rng():  # the caller's generator may be training a run
+            _fits(build(), files)
+            _runs(build(), self.data)
+            used = {step: files[step] for step in config.checkpoints}
+            found = belongs.of_study(self.data, used, _built(build, used))
         run = RunDir.create(Path(out), config, found)
         belongs.check(run, found)
         self.run = _OwnRun(run.path, run.config, files)
@@ -102,7 +107,7 @@ class Study:
     def cone(self) -> None:
         """Scores, kernels and their distances at every checkpoint."""
         run, start = self.run, time.monotonic()
-        with alone(run.path), _one_thread():
+        with alone(run.path), _ours():
             train.evaluate(run, self.data)
             for job in kernels.jobs(run.config):
                 if not all(path.exists() for path in kernels.files(run, *job)):
@@ -137,7 +142,7 @@ class Study:
         run, config = self.run, self.run.config
         whole = recorder.read(run.files[t0])
         before = _model(recorder.weights(whole, run.files[t0]))
-        with _one_thread():
+        with _ours():
             moved = perturb(config, self.data, before, t0, draw)
         state, step, lane = _with(whole, moved), t0, {}
         for t1 in config.compared(t0):
@@ -146,7 +151,7 @@ class Study:
         main = {t1: run.load_state(run.files[t1]) for t1 in lane}
         found: dict[str, list] = {name: [] for name in chaos.TABLES}
         pair = chaos.Pair(ARM, t0, draw, before, moved, main, lane)
-        with _one_thread():
+        with _ours():
             chaos.measure(config, self.data, pair, {}, found)
         run.save_record(run.twin(t0, draw), found)
 

@@ -67,6 +67,17 @@ def test_the_command_line_knows_what_a_study_has_and_leaves_it_as_it_is(study, c
     assert before == {p: p.read_bytes() for p in found.run.path.rglob("*") if p.is_file()}
 
 
+@pytest.mark.parametrize("kind", ["gaussian", "gradient"])
+def test_the_callers_generator_stays_where_it_was(study, kind):
+    before = torch.get_rng_state()
+    found = study(f"chaos.kind={kind}")
+    assert torch.equal(torch.get_rng_state(), before)
+    found.cone()
+    assert torch.equal(torch.get_rng_state(), before)
+    found.twins(stay)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_masks_and_empty_buffers_are_compared_too(study):
     found = study()
     found.twins(stay)

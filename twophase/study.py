@@ -148,6 +148,7 @@ class Study:
         for t1 in config.compared(t0):
             state, step = advance(state, step, t1), t1
             lane[t1] = _model(recorder.weights(state, Path("the state that advance returned")))
+            _same_tensors(before, lane[t1])
         main = {t1: run.load_state(run.files[t1]) for t1 in lane}
         found: dict[str, list] = {name: [] for name in chaos.TABLES}
         pair = chaos.Pair(ARM, t0, draw, before, moved, main, lane)
@@ -269,6 +270,16 @@ def _built(build: Callable[[], nn.Module], files: dict[int, Path]) -> nn.Module:
     model, last = build(), files[max(files)]
     model.load_state_dict(recorder.weights(recorder.read(last), last))
     return model
+
+
+def _same_tensors(before: State, after: State) -> None:
+    one, two = ({k: v.shape for k, v in state.items()} for state in (before, after))
+    wrong = sorted(k for k in one.keys() | two.keys() if one.get(k) != two.get(k))
+    if wrong:
+        raise UserError(
+            f"the state that advance returned has another {wrong[0].removeprefix('model.')!r}, or "
+            "none, than the checkpoint; return what a checkpoint holds"
+        )
 
 
 def _with(whole: dict[str, Any], moved: State) -> dict[str, Any]:

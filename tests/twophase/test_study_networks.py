@@ -6,6 +6,7 @@ from torch import nn
 
 import twophase
 from twophase import cli
+from twophase.errors import UserError
 
 SETTINGS = ["kernels.probe=8", "chaos.t0=[0, 20]", "chaos.alphas=3"]
 SAMPLES = torch.randn(60, 5, generator=torch.Generator().manual_seed(0)), torch.arange(60) % 3
@@ -76,6 +77,13 @@ def test_the_callers_generator_stays_where_it_was(study, kind):
     assert torch.equal(torch.get_rng_state(), before)
     found.twins(stay)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("change", [{"one.bias": torch.zeros(3)}, {"three": torch.zeros(3)}])
+def test_a_state_of_another_network_from_advance_is_one_line(study, change):
+    said = f"advance returned has another '{next(iter(change))}', or none, than the checkpoint"
+    with pytest.raises(UserError, match=said):
+        study().twins(lambda state, start, stop: {**state, "model": {**state["model"], **change}})
 
 
 def test_masks_and_empty_buffers_are_compared_too(study):

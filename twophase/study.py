@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from twophase import belongs, chaos, cone, environment, kernels, recorder, train
+from twophase import belongs, chaos, cone, device, environment, kernels, recorder, train
 from twophase import config as configs
 from twophase import data as datasets
 from twophase.config import Config
@@ -220,6 +220,7 @@ def _samples(
         raise UserError(
             f"kernels.probe={config.kernels.probe}: there are only {len(given[0])} training samples"
         )
+    device.check(config.device)
     tensors = [v.to(config.device) for v in (*given, *test)]
     classes = 1 + int(max(given[1].max(), test[1].max()))
     scored = datasets.scored(config.data, len(given[0]))

@@ -86,6 +86,12 @@ def test_a_state_of_another_network_from_advance_is_one_line(study, change):
         study().twins(lambda state, start, stop: {**state, "model": {**state["model"], **change}})
 
 
+def test_a_device_that_is_not_there_is_one_line(study, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(UserError, match="sees no CUDA device; use device=cpu"):
+        study("device=cuda")
+
+
 def test_masks_and_empty_buffers_are_compared_too(study):
     found = study()
     found.twins(stay)

@@ -145,7 +145,7 @@ SAFETY = tuple(
         ("twophase/sweep", "a point is done without a lock", "with alone(run.path):", "if True:", f"{TWO}::test_a_sweep_and_its_points[seed=0-point seed=0: ]"),
         ("twophase/recorder", "a recorder has no lock", "held.__enter__()", "pass", f"{TWO}::test_a_second_recorder"),
         ("twophase/disk", "what holds a folder does not lock it", "with exclusive(folder):", "if True:", *(f"{TWO}::test_a_second_study[{part}]" for part in ("cone", "twins", "report"))),
-        ("twophase/study", "a study's kernels have no lock", "with alone(run.path), _one_thread():", "with _one_thread():", f"{TWO}::test_a_second_study[cone]"),
+        ("twophase/study", "a study's kernels have no lock", "with alone(run.path), _ours():", "with _ours():", f"{TWO}::test_a_second_study[cone]"),
         ("twophase/study", "a study's twins have no lock", "with alone(run.path):\n", "if True:\n", f"{TWO}::test_a_second_study[twins]"),
         ("twophase/study", "a study's report has no lock", "with alone(self.run.path):", "if True:", f"{TWO}::test_a_second_study[report]"),
         ("twophase/jobs", "jobs at work are not asked for", "    if found:\n        raise", "    if False:\n        raise", jobs("train")),

@@ -7,6 +7,7 @@ versions made, are taken as they are.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from twophase.rundir import RunDir
 
 SHOWN = 4  # of the samples that the network's outputs are kept for, and of what differs
 ROUNDING = 2.0**-12  # half of the digits of float32, relative
+ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")  # of a function in a network's text: new each time
 
 Belongs = dict[str, dict[str, Any]]
 
@@ -49,7 +51,8 @@ def of_study(data: Dataset, files: dict[int, Path], model: nn.Module) -> Belongs
             checkpoints[str(step)] = hashlib.file_digest(file, "sha256").hexdigest()
     with torch.no_grad():
         y = model.eval()(data.x_train[:SHOWN].cpu()).nan_to_num()
-    network = {"class": type(model).__qualname__, "repr": repr(model), "outputs": y.tolist()}
+    text = ADDRESS.sub("", repr(model))
+    network = {"class": type(model).__qualname__, "repr": text, "outputs": y.tolist()}
     return {"checkpoints": checkpoints, "data": data.sha256, "network": network}
 
 

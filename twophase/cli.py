@@ -262,16 +262,16 @@ def _config(command: _Verb, what: str, nor: str) -> configs.Config:
 def _status(path: Path) -> None:
     if (path / sweeps.FILE).exists():
         table = Table("point", "state", "stages", title=str(path), title_justify="left")
-        for name, run in SweepDir.open(path).runs().items():
+        for run in sweeps.points(SweepDir.open(path)):
             done = sum(complete(run, stage) for stage in STAGES)
-            table.add_row(Text(name), sweeps.state(run), f"{done}/{len(STAGES)}")
+            table.add_row(Text(run.path.name), sweeps.state(run), f"{done}/{len(STAGES)}")
         _show(table)
         _jobs(path)
         return
     run = RunDir.open(path)
     table = Table("stage", "done", "files", title=str(path), title_justify="left")
-    for name, stage in STAGES.items():
-        files = stage.outputs(run)
+    for name in (*run.config.stages, "report"):
+        files = STAGES[name].outputs(run)
         there = sum(file.exists() for file in files)
         table.add_row(name, "yes" if complete(run, name) else "no", f"{there}/{len(files)}")
     _show(table)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torch import nn
+from torch import Tensor, nn
 
 import entk
 from twophase import alignment, kernels, metrics, predictions, seeds, train
@@ -36,7 +36,7 @@ def compare(
         "dissimilarity": metrics.dissimilarity(u, v),
         "l2": difference,
         "relative_l2": difference / u.norm().item(),
-        "largest_difference": max(float((main[k] - twin[k]).abs().max()) for k in main),
+        "largest_difference": max(_largest(main[k], twin[k]) for k in main),
     }
     for part in ("train", "test"):
         for what in ("loss", "error"):
@@ -56,6 +56,12 @@ def compare(
         row["kernel_distance"] = entk.kernel_distance(one, two, x, **kernels.options(config))
         row |= _aligned(config, data, (one, two), (main, twin), t1)
     return row, _points(line), features
+
+
+def _largest(a: Tensor, b: Tensor) -> float:
+    """The largest difference of two tensors; masks and counters have one as well."""
+    a, b = (v if v.is_floating_point() else v.double() for v in (a, b))
+    return float((a - b).abs().max()) if a.numel() else 0.0
 
 
 def _height(config: Config, line: metrics.Path, part: str, what: str) -> float:

@@ -117,7 +117,8 @@ class Config(Section):
         grids = [self.chaos.t0, self.measured, self.kernels.steps, self.linear.switch]
         grids += [self.compared(t0) for t0 in self.chaos.t0]
         parting = self.training.milestones[:1]
-        return tuple(sorted({0, *parting, *(s for grid in grids for s in grid)}))
+        first = () if "own" in self.arms else (0,)
+        return tuple(sorted({*first, *parting, *(s for grid in grids for s in grid)}))
 
     def rate(self, arm: str, step: int) -> float:
         """Learning rate of the update that leads from `step` to the next."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import os
 import select
 import shutil
@@ -123,8 +124,11 @@ def reading(path: Path) -> Iterator[None]:
 def printing() -> Iterator[None]:
     """What cannot be printed is an error here, not one that Python only mentions at its end.
 
-    A pipe that is read no further, as by `head`, ends the program without a word.
+    A pipe that is read no further, as by `head`, ends the program without a word. Letters
+    that it cannot take, as ε in a locale without Unicode, are escaped.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as standard error has it
     try:
         yield
     except BrokenPipeError:

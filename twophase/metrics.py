@@ -74,11 +74,11 @@ def reestimate(model: nn.Module, x: Tensor) -> None:
     for layer in layers:
         layer.reset_running_stats()
         layer.momentum = None  # cumulative average
-    model.train()
-    noisy = [m for m in model.modules() if isinstance(m, nn.Dropout)]
-    for m in noisy:
-        m.eval()
-    for part in x.split(EVALUATION_BATCH):
+    model.eval()  # of whatever kind its dropout is
+    for layer in layers:
+        layer.train()
+    parts = [part for part in x.split(EVALUATION_BATCH) if len(part) > 1]
+    for part in parts or [x]:  # one sample by itself has no deviation
         model(part)
     for layer, momentum in zip(layers, kept, strict=True):
         layer.momentum = momentum

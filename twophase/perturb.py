@@ -28,20 +28,29 @@ def perturb(config: Config, data: Dataset, state: State, t0: int, draw: int) -> 
         return copy.deepcopy(state)
     names = parameters(config, data)
     if config.chaos.kind == "ulp":
-        return {**state, **_neighbours(config, state, names, t0, draw)}
+        return _replaced(config, data, state, _neighbours(config, state, names, t0, draw))
     found = direction(config, data, state, t0, draw)
     norm = metrics.norm(found.values())
     own = metrics.norm(state[n].double() for n in names)
     scale = {"total-l2": 1 / norm, "per-coordinate": 1.0, "relative": own / norm}
     size = config.chaos.eps * scale[config.chaos.scale]
     moved = {n: (state[n].double() + size * found[n]).to(state[n]) for n in names}
-    return {**state, **moved}
+    return _replaced(config, data, state, moved)
+
+
+def _replaced(config: Config, data: Dataset, state: State, moved: dict[str, Tensor]) -> State:
+    """The state with what was moved, under each name that it has: tied weights have several."""
+    model = train.blank(config, data)
+    first = {id(p): f"model.{name}" for name, p in model.named_parameters()}
+    every = model.named_parameters(remove_duplicate=False)
+    names = {f"model.{name}": first[id(p)] for name, p in every}
+    return {**state, **{n: moved[own] for n, own in names.items() if own in moved}}
 
 
 def parameters(config: Config, data: Dataset) -> list[str]:
     """The names of what is trained, as a state has them."""
     model = train.blank(config, data)
-    return [f"model.{name}" for name, _ in model.named_parameters()]
+    return [f"model.{name}" for name, p in model.named_parameters() if p.requires_grad]
 
 
 def direction(config: Config, data: Dataset, state: State, t0: int, draw: int) -> Direction:
@@ -108,7 +117,9 @@ def _gradient(config: Config, data: Dataset, state: State, generator: torch.Gene
     model = train.network(config, data, state).train()
     torch.manual_seed(torch.randint(2**62, (1,), generator=generator).item())  # of dropout
     metrics.cross_entropy(model(data.x_train[rows]), data.y_train[rows]).backward()
-    return {f"model.{n}": p.grad.double().cpu() for n, p in model.named_parameters()}
+    trained = {f"model.{n}": p for n, p in model.named_parameters() if p.requires_grad}
+    slopes = {n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in trained.items()}
+    return {n: slope.double().cpu() for n, slope in slopes.items()}
 
 
 def _neighbours(

@@ -37,7 +37,8 @@ class Recorder:
     rename: one that exists is complete. From its first file on the folder is this recorder's alone
     (`entk.exclusive`), so of the processes of a distributed loop one has to call it.
 
-    Raises UserError: steps that cannot be, a disk that refuses; LockedError: another one's folder.
+    Raises UserError: steps that cannot be, what cannot be read back, a disk that refuses;
+    LockedError: another one's folder.
     """
 
     def __init__(self, folder: str | Path, steps: Iterable[int]):
@@ -64,11 +65,32 @@ class Recorder:
             self._held = held
         parts = {"model": model, **more}
         state = {k: v.state_dict() if hasattr(v, "state_dict") else v for k, v in parts.items()}
-        out = io.BytesIO()
-        torch.save(state, out)
         path = self.folder / f"step-{step:08d}.pt"
-        write_atomic(path, out.getvalue())
+        write_atomic(path, _bytes(state))
         return path
+
+
+def _bytes(state: dict[str, Any]) -> bytes:
+    """As torch.save writes it; raises UserError: `read` would refuse it when training is over."""
+    out = io.BytesIO()
+    try:
+        torch.save(state, out)
+        out.seek(0)
+        _load(out, "meta")
+    except Exception as error:  # whatever pickle makes of it
+        parts = [{name: value} for name, value in state.items()]
+        for part in parts if len(parts) > 1 else ():
+            _bytes(part)  # raises for the one that it is
+        raise UserError(
+            f"Recorder: what it was given, {state!r:.80}, cannot be read back; give tensors, "
+            "numbers, texts, and lists and dicts of them, a NumPy number as float(x)"
+        ) from error
+    return out.getvalue()
+
+
+def _load(file: Path | io.BytesIO, device: str) -> Any:
+    """No code in it is run; on "meta" no numbers are read."""
+    return torch.load(file, map_location=device, weights_only=True)
 
 
 def checkpoints(folder: str | Path) -> dict[int, Path]:
@@ -106,7 +128,7 @@ def read(path: Path) -> dict[str, Any]:
             raise FileNotFoundError("there is no such file")
         if path.suffix == ".safetensors":
             return load_file(path)
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        found = _load(path, "cpu")
     except Exception as error:  # a damaged file can make the reader raise anything
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(

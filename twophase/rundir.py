@@ -21,6 +21,9 @@ from twophase.disk import alone, check_tree, reading, refused, sha256, write_ato
 from twophase.errors import UserError
 
 FORMAT = 3  # of a run directory; raised when files of an earlier one cannot be gone on with
+# of a run, a sweep or a comparison, which a run that begins would take for its own
+RESULTS = ("sweep.toml", "report.json", "tables/*.csv", "checkpoints/*/*.safetensors")
+RESULTS += ("chaos/*.json", "kernels/*/*.h5", "linear/*/*.json")
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,12 @@ class RunDir:
                     "another --out, or remove it"
                 )
             return run
+        there = next((found for name in RESULTS for found in path.glob(name)), None)
+        if there:
+            raise UserError(
+                f"{path} has no config.toml, and {there.relative_to(path)} of something else; "
+                "choose another --out, or remove the whole folder"
+            )
         text = configs.dump(config)
         head = f'format = {FORMAT}\nsha256 = "{sha256(text)}"\n'
         run = cls(path, config)

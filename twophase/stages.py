@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Protocol
 
 from twophase import belongs, chaos, cone, device, environment, kernels, linear, train
+from twophase.errors import UserError
 from twophase.parallel import map_jobs
 from twophase.rundir import RunDir
 
@@ -33,7 +34,8 @@ class Stage:
 
 def _train_files(run: RunDir) -> list[Path]:
     config = run.config
-    return [run.checkpoint(arm, s) for arm in config.arms for s in config.checkpoints]
+    arms = [arm for arm in config.arms if arm != "own"]  # a study's checkpoints are the caller's
+    return [run.checkpoint(arm, s) for arm in arms for s in config.checkpoints]
 
 
 def _train(run: RunDir, bar: Bar, workers: int) -> None:
@@ -138,6 +140,8 @@ def complete(run: RunDir, name: str) -> bool:
 
 def do(run: RunDir, name: str, bar: Bar, workers: int, done: set[str]) -> None:
     """A stage and whatever it needs, in order; finished ones are only named."""
+    if "own" in run.config.arms:
+        raise UserError(f"{run.path} is of a run that was trained elsewhere; use twophase.Study")
     for earlier in STAGES[name].needs:
         if earlier not in done:
             do(run, earlier, bar, workers, done)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from twophase import belongs, chaos, cone, environment, kernels, recorder, train
+from twophase import belongs, chaos, cone, device, environment, kernels, recorder, train
 from twophase import config as configs
 from twophase import data as datasets
 from twophase.config import Config
@@ -48,12 +48,16 @@ def _model(state: dict[str, Tensor]) -> State:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
-    """For what is ours: sums split by threads would make its bits depend on the machine."""
+def _ours() -> Iterator[None]:
+    """One thread: sums split by threads would make bits depend on the machine.
+
+    The caller's generator is left where it was.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        yield
+        with torch.random.fork_rng():
+            yield
     finally:
         torch.set_num_threads(before)
 
@@ -89,12 +93,13 @@ class Study:
     ):
         _check_arguments(build, train, test)
         files = recorder.checkpoints(checkpoints)
-        config = _config(Path(out).name, list(files), len(train[0]), settings)
+        config = _config(_name(Path(out)), list(files), len(train[0]), settings)
         self.data = _samples(train, test, build, config)
-        _fits(build(), files)
-        _runs(build(), self.data)
-        used = {step: files[step] for step in config.checkpoints}
-        found = belongs.of_study(self.data, used, _built(build, used))
+        with torch.random.fork_rng():  # the caller's generator may be training a run
+            _fits(build(), files)
+            _runs(build(), self.data)
+            used = {step: files[step] for step in config.checkpoints}
+            found = belongs.of_study(self.data, used, _built(build, used))
         run = RunDir.create(Path(out), config, found)
         belongs.check(run, found)
         self.run = _OwnRun(run.path, run.config, files)
@@ -102,7 +107,7 @@ class Study:
     def cone(self) -> None:
         """Scores, kernels and their distances at every checkpoint."""
         run, start = self.run, time.monotonic()
-        with alone(run.path), _one_thread():
+        with alone(run.path), _ours():
             train.evaluate(run, self.data)
             for job in kernels.jobs(run.config):
                 if not all(path.exists() for path in kernels.files(run, *job)):
@@ -137,16 +142,17 @@ class Study:
         run, config = self.run, self.run.config
         whole = recorder.read(run.files[t0])
         before = _model(recorder.weights(whole, run.files[t0]))
-        with _one_thread():
+        with _ours():
             moved = perturb(config, self.data, before, t0, draw)
         state, step, lane = _with(whole, moved), t0, {}
         for t1 in config.compared(t0):
             state, step = advance(state, step, t1), t1
             lane[t1] = _model(recorder.weights(state, Path("the state that advance returned")))
+            _same_tensors(before, lane[t1])
         main = {t1: run.load_state(run.files[t1]) for t1 in lane}
         found: dict[str, list] = {name: [] for name in chaos.TABLES}
         pair = chaos.Pair(ARM, t0, draw, before, moved, main, lane)
-        with _one_thread():
+        with _ours():
             chaos.measure(config, self.data, pair, {}, found)
         run.save_record(run.twin(t0, draw), found)
 
@@ -157,6 +163,13 @@ class Study:
         with alone(self.run.path):
             report.write(self.run)
         return self.run.report
+
+
+def _name(out: Path) -> str:
+    """Of the folder when the study began: it may have another by now."""
+    if (out / "config.toml").exists():
+        return RunDir.open(out).config.name
+    return out.resolve().name
 
 
 def _config(name: str, steps: list[int], samples: int, settings: Sequence[str]) -> Config:
@@ -207,6 +220,7 @@ def _samples(
         raise UserError(
             f"kernels.probe={config.kernels.probe}: there are only {len(given[0])} training samples"
         )
+    device.check(config.device)
     tensors = [v.to(config.device) for v in (*given, *test)]
     classes = 1 + int(max(given[1].max(), test[1].max()))
     scored = datasets.scored(config.data, len(given[0]))
@@ -257,6 +271,16 @@ def _built(build: Callable[[], nn.Module], files: dict[int, Path]) -> nn.Module:
     model, last = build(), files[max(files)]
     model.load_state_dict(recorder.weights(recorder.read(last), last))
     return model
+
+
+def _same_tensors(before: State, after: State) -> None:
+    one, two = ({k: v.shape for k, v in state.items()} for state in (before, after))
+    wrong = sorted(k for k in one.keys() | two.keys() if one.get(k) != two.get(k))
+    if wrong:
+        raise UserError(
+            f"the state that advance returned has another {wrong[0].removeprefix('model.')!r}, or "
+            "none, than the checkpoint; return what a checkpoint holds"
+        )
 
 
 def _with(whole: dict[str, Any], moved: State) -> dict[str, Any]:

@@ -89,10 +89,10 @@ class Sweep:
         return {name: RunDir(self.path / name, config) for name, config in points.items()}
 
     def points(self) -> list[Point]:
-        """What is there of each point."""
+        """What is there of each point; raises UserError: a run of another config."""
         return [
-            load(run, name, {key: grids.lookup(run.config, key) for key in self.grid})
-            for name, run in self.runs().items()
+            load(run, run.path.name, {key: grids.lookup(run.config, key) for key in self.grid})
+            for run in points(self)
         ]
 
 

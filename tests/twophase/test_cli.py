@@ -229,6 +229,13 @@ def test_what_cannot_be_printed_is_one_line_and_status_2(tiny, tmp_path):
     assert done.returncode == 2
 
 
+def test_letters_that_the_output_has_not_are_escaped():
+    code = "from twophase import disk\nwith disk.printing(): print('ε = 0 twins')"
+    settings = {"env": os.environ | {"PYTHONIOENCODING": "ascii"}, "text": True}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, **settings)
+    assert (done.returncode, done.stdout) == (0, "\\u03b5 = 0 twins\n"), done.stderr
+
+
 @pytest.mark.parametrize("unbuffered", ["", "1"])  # at the last flush, or where it is printed
 @pytest.mark.parametrize("command", ["status", "--help"])
 def test_output_that_nobody_reads_ends_without_a_word(tiny, tmp_path, command, unbuffered):

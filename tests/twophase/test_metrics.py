@@ -82,6 +82,25 @@ def test_reestimate_is_the_average_of_fixed_batches_and_keeps_momentum(monkeypat
     assert not model.training
 
 
+def test_reestimate_leaves_out_a_last_batch_of_one_sample(monkeypatch):
+    monkeypatch.setattr(metrics, "EVALUATION_BATCH", 5)
+    model, x = batch_normalised(), torch.randn(11, 3)
+    metrics.reestimate(model, x)
+    first = {k: v.clone() for k, v in model.state_dict().items()}
+    metrics.reestimate(model, x[:10])
+    assert all(torch.equal(first[k], v) for k, v in model.state_dict().items())
+
+
+@pytest.mark.parametrize("kind", [nn.Dropout, nn.Dropout2d, nn.FeatureAlphaDropout])
+def test_reestimate_draws_no_masks(kind):
+    model, x = nn.Sequential(kind(0.5), nn.BatchNorm2d(3)), torch.randn(40, 3, 2, 2)
+    before = torch.get_rng_state()
+    metrics.reestimate(model, x)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert model[1].running_mean == pytest.approx(x.mean((0, 2, 3)), abs=1e-6)
+    assert not any(m.training for m in model.modules())
+
+
 def test_reestimate_does_not_depend_on_what_was_there():
     model, x = batch_normalised(), torch.randn(10, 3)
     metrics.reestimate(model, x)

@@ -4,6 +4,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from twophase import config, metrics, train
 from twophase.errors import UserError
@@ -137,3 +138,34 @@ def test_a_gradient_of_zero_has_no_direction(values, dataset, state):
     one = replace(dataset, y_train=torch.zeros_like(dataset.y_train))
     with pytest.raises(UserError, match="the gradient at t0=2 is 0, which has no direction"):
         perturb(c, one, sure, 2, 1)
+
+
+class Tied(nn.Module):
+    """Two layers with one weight, one that is frozen, and one that nothing goes through."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Linear(64, 64), nn.Linear(64, 64)
+        self.two.weight = self.one.weight
+        self.last, self.unused = nn.Linear(64, 4).requires_grad_(False), nn.Linear(1, 1)
+
+    def forward(self, x):
+        return self.last(self.two(self.one(x.flatten(1)).relu()))
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "ulp"])
+def test_what_moves_is_the_network_with_tied_weights_and_without_frozen_ones(values, dataset, kind):
+    c, own = built(values, kind=kind), replace(dataset, build=Tied)
+    start = train.initial(c, own)
+    twin = train.network(c, own, perturb(c, own, start, 2, 1)).state_dict()
+    names = [n.removeprefix("model.") for n in parameters(c, own)]
+    assert names == ["one.weight", "one.bias", "two.bias", "unused.weight", "unused.bias"]
+    _, v = moved(train.weights(start), twin, names)
+    if kind == "ulp":
+        assert (v != 0).all()
+    else:
+        assert v.norm() == pytest.approx(c.chaos.eps, rel=1e-3)
+    if kind != "one-weight":
+        assert not torch.equal(twin["two.weight"], start["model.two.weight"])
+    assert torch.equal(twin["two.weight"], twin["one.weight"])
+    assert torch.equal(twin["last.weight"], start["model.last.weight"])

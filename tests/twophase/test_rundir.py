@@ -47,6 +47,20 @@ def test_a_folder_without_config_is_no_run(tmp_path):
         RunDir.open(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "name", ["sweep.toml", "report.json", "tables/chaos.csv", "kernels/schedule/step-000000.h5"]
+)
+def test_a_run_does_not_begin_among_the_results_of_something_else(tmp_path, tiny, name):
+    file = tmp_path / name
+    write_atomic(file, b"")
+    (tmp_path / "mine.toml").write_text("")  # of the user's
+    with pytest.raises(UserError, match=f"has no config.toml, and {name} of something else"):
+        RunDir.create(tmp_path, tiny)
+    assert not (tmp_path / "config.toml").exists()
+    file.unlink()
+    RunDir.create(tmp_path, tiny)
+
+
 def test_state_keeps_every_bit_and_says_where_it_stands(run):
     values = torch.tensor([1e-45, -0.0, 1 / 3, torch.inf])
     state = {"model.w": values, "model.n": torch.tensor(7)}

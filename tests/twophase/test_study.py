@@ -1,7 +1,9 @@
 """A training loop of one's own: recorded, analysed, and its twins followed."""
 
 import json
+import shutil
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -101,6 +103,14 @@ def test_recorder_saves_the_steps_that_it_was_given(folder):
     assert state["optimizer"]["state"][0]["step"] == 20
 
 
+@pytest.mark.parametrize("value", [np.float64(0.3), np.arange(3), lambda: 0])
+def test_recorder_refuses_what_could_not_be_read_when_training_is_over(tmp_path, value):
+    recorder = twophase.Recorder(tmp_path, (0,))
+    with pytest.raises(UserError, match=r"given, {'loss': .*cannot be read back; give tensors"):
+        recorder(0, seeded(), state=torch.get_rng_state(), loss=value)
+    assert recorder(0, seeded(), loss=0.3).exists()
+
+
 def test_distances_are_those_of_the_networks(finished, folder, samples):
     """By hand: each network in float64, statistics of the training samples, kernels by autograd."""
     kernels = {}
@@ -188,6 +198,28 @@ def test_what_exists_is_not_computed_again(finished, folder, samples):
     again = study(finished.path, folder, samples)
     again.twins(refuse)
     assert finished.table("chaos").read_bytes() == before
+
+
+def test_checkpoints_need_not_begin_at_step_0(tmp_path, folder, samples):
+    later = tmp_path / "later"
+    later.mkdir()
+    for step, path in recorder.checkpoints(folder).items():
+        if step:
+            (later / f"epoch=1-step={step}.ckpt").write_bytes(path.read_bytes())
+    found = study(tmp_path / "mine", later, samples, ["kernels.probe=8"])
+    found.cone()
+    found.report()
+    assert found.run.config.checkpoints == (10, 20, 30, 40)
+    assert len(found.run.load_table("train")) == 4
+
+
+def test_a_folder_that_was_renamed_or_is_the_working_directory_is_gone_on_with(
+    finished, folder, samples, tmp_path, monkeypatch
+):
+    moved = shutil.copytree(finished.path, tmp_path / "renamed")
+    assert study(moved, folder, samples).run.config == finished.config
+    monkeypatch.chdir(moved)
+    assert study(".", folder, samples).run.config == finished.config
 
 
 @pytest.mark.parametrize("form", ["plain", "lightning", "compiled", "safetensors"])

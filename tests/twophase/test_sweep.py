@@ -192,3 +192,14 @@ def test_a_mistake_in_a_point_names_it(tmp_path):
     run = RunDir.create(tmp_path / "seed=0", base)
     with pytest.raises(UserError, match=r"^point seed=0: "):
         sweep.follow(run, 1)
+
+
+@pytest.mark.parametrize("verb", ["status", "report", "sweep"])
+def test_a_point_of_another_config_is_named_by_every_command(file, tmp_path, capsys, verb):
+    base = config.build(config.read(file))
+    made = Sweep.create(tmp_path / "sweep", base, {"seed": [0, 1]})
+    RunDir.create(made.path / "seed=1", base)
+    status, out, err = call(capsys, verb, made.path)
+    assert (status, out) == (2, "")
+    assert "seed=1 holds a run with another config (name is 'mini' there" in err
+    assert not list(made.path.glob("*.csv"))

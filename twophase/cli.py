@@ -251,6 +251,8 @@ def _config(command: _Verb, what: str, nor: str) -> configs.Config:
     """Of a preset or a file, with what --set overrides."""
     if what in PRESETS:
         return configs.build(PRESETS[what], command.set)
+    if (Path(what) / sweeps.FILE).exists():
+        raise UserError(f"{what} is a sweep: `twophase sweep {what}` goes on with all its points")
     if not Path(what).is_file():
         raise UserError(f"{what!r} is no preset ({', '.join(PRESETS)}), no TOML file and {nor}")
     values = configs.read(Path(what))

@@ -146,6 +146,8 @@ def _override(values: dict[str, Any], text: str) -> None:
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise UserError(f"--set {text!r}: expected key=value, for example training.steps=500")
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise UserError(f"--set {text!r}: it is no UTF-8")
     try:
         put(values, key.strip(), parse(value.strip()))
     except UserError as error:

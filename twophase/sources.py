@@ -43,7 +43,7 @@ def read(data: Data) -> Samples:
     raise UserError(
         f"data.source={data.source!r}: expected {', '.join((*SKLEARN, 'text', *TORCHVISION))}, an "
         f"existing .npz file with {', '.join(ARRAYS)}, or a folder with train/<class>/ and "
-        "test/<class>/"
+        f"test/<class>/; there is none at {path.absolute()}"
     )
 
 
@@ -120,7 +120,7 @@ def _npz(path: Path) -> Samples:
 def _check_zip(path: Path) -> None:
     """Raises ValueError: no plain file, or one that unpacks to more than there is reason for."""
     if not path.is_file():  # a pipe would block
-        raise ValueError("there is no such file")
+        raise ValueError(f"there is no such file, looked for at {path.absolute()}")
     with zipfile.ZipFile(path) as file:
         for part in file.infolist():
             if part.file_size > max(SMALL, RATIO * part.compress_size):

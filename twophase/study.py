@@ -173,6 +173,8 @@ def _name(out: Path) -> str:
 
 
 def _config(name: str, steps: list[int], samples: int, settings: Sequence[str]) -> Config:
+    if isinstance(settings, str):
+        raise UserError(f"Study: settings={settings!r} is one text; expected a list of such")
     if len(steps) < 3:
         raise UserError(f"a study needs at least three checkpoints, there are {len(steps)}")
     gaps = Counter(b - a for a, b in pairwise(steps))
@@ -257,7 +259,9 @@ def _runs(model: nn.Module, data: Dataset) -> None:
 
 
 def _fits(model: nn.Module, files: dict[int, Path]) -> None:
-    """Raises UserError: the first or the last checkpoint is not of this network."""
+    """Raises UserError: the first or the last checkpoint is not of this network, or it is none."""
+    if not isinstance(model, nn.Module):
+        raise UserError(f"Study: build() gave {type(model).__name__}, expected an nn.Module")
     for path in (files[min(files)], files[max(files)]):
         try:
             model.load_state_dict(recorder.weights(recorder.read(path), path))

@@ -14,7 +14,7 @@ from twophase import models, seeds
 from twophase.config import Config
 from twophase.data import Dataset, augment, batch_indices
 from twophase.disk import write_atomic
-from twophase.errors import DivergedError
+from twophase.errors import DivergedError, UserError
 from twophase.metrics import cross_entropy, logits, reestimate, score
 from twophase.rundir import RunDir
 
@@ -131,7 +131,13 @@ def check_weights(parameters: Iterable[Tensor], stop: int) -> None:
 def step_loss(model: nn.Module, config: Config, data: Dataset, step: int) -> Tensor:
     """The loss that leads from `step` to the next: its batch, augmented, and its masks."""
     x, y = step_batch(config, data, step)
-    return cross_entropy(model(x), y)
+    try:
+        return cross_entropy(model(x), y)
+    except ValueError as error:  # batch norm has nothing to average over
+        raise UserError(
+            f"step {step} has a batch of {len(x)} of {len(data.x_train)} samples: {error!s:.100}; "
+            "choose another training.batch"
+        ) from None
 
 
 def step_batch(config: Config, data: Dataset, step: int) -> tuple[Tensor, Tensor]:

@@ -137,7 +137,7 @@ CALLS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a pickle": (file(b"\x80\x04\x95"), "not readable as .npz"),
     "an npy": (file(header("{'descr': '<f4', 'fortran_order': False, 'shape': (1,), }") + b"0000"), "not readable as .npz"),
     "an empty file": (file(b""), "not readable as .npz"),
-    "a pipe": (fifo, "not readable as .npz (there is no such file)"),
+    "a pipe": (fifo, "not readable as .npz (there is no such file, looked for at /"),
     "shape bomb": (raw("x_train.npy", header("{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000,), }") + b"0000"), "says shape (1000000000000,) float32, which is more than"),
     "decompression bomb": (raw("x_train.npy", bytes(120 << 20)), "unpacks from"),
     "header with code": (raw("x_train.npy", header("__import__('os').mkdir('touched')")), "not readable as .npz"),
@@ -172,6 +172,8 @@ CALLS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a step without a checkpoint": (lambda f: study(f, settings=["kernels.probe=4", "chaos.t0=[9]"]), "chaos.t0"),
     "advance that gives nothing": (lambda f: study(f, settings=["kernels.probe=4", "chaos.t0=[0]"]).twins(lambda state, a, b: None), "advance returned: a NoneType, expected"),
     "a kernel of another run": (kernel_of_another_run, "2.h5 is not a kernel of the run that"),
+    "one text as settings": (lambda f: study(f, settings="kernels.probe=4"), "is one text; expected a list of such"),
+    "a maker of nothing": (lambda f: study(f, lambda: None), "build() gave NoneType, expected an nn.Module"),
     "unknown setting": (lambda f: study(f, settings=["kernel.probe=4"]), "unknown key 'kernel'"),
 }  # fmt: skip
 

@@ -18,6 +18,15 @@ from twophase.sweep import Sweep
 SMALL = {"name": "small", "training": {"steps": 4}, "chaos": {"t0": [0]}}
 SMALL |= {"kernels": {"steps": [0, 4]}, "cone": {"tau": [0], "lags": []}, "linear": {"switch": []}}
 
+# the last batch of an epoch has one sample, and the last layers one pixel
+DEEP = """training = { batch = 1346, steps = 2, milestones = [] }
+model.widths = [3, 4, 5, 6]
+kernels = { steps = [0, 2], probe = 4 }
+chaos.t0 = []
+cone = { tau = [0], lags = [] }
+linear.switch = []
+"""
+
 
 class Bad(NamedTuple):
     """A command line, in a folder where `prepare` has been; words of its message."""
@@ -149,6 +158,8 @@ LINES = {
     "absolute name": Bad("train c.toml", ("name='/tmp/away' is no name of a folder",), toml("name = '/tmp/away'")),
     "hidden name": Bad("train c.toml", ("name='.ssh' is no name of a folder",), toml("name = '.ssh'")),
     "name with NUL": Bad("train c.toml", ("is no name of a folder",), toml('name = "a\\u0000b"')),
+    "sweep run as a run": Bad("run sweep", ("sweep is a sweep", "twophase sweep sweep"), lambda f: Sweep.create(f / "sweep", config.build(SMALL), {"seed": [0, 1]})),
+    "setting of no letters": Bad("run quickstart --set name=\udcff", ("--set 'name=\\udcff': it is no UTF-8",)),
     "name of a sweep that leads away": Bad("sweep c.toml --grid seed=0,1", ("is no name of a folder",), toml("name = '../x'")),
     "long name": Bad("train c.toml", ("File name too long",), toml(f"name = '{'x' * 300}'")),
     # folders
@@ -168,9 +179,10 @@ LINES = {
     "checkpoint with a huge header": Bad("train run", ("step-000000.safetensors is damaged",), damaged("header")),
     "folder as a checkpoint": Bad("train run", ("step-000000.safetensors is damaged",), damaged("folder")),
     # data
-    "no data": Bad("train quickstart --out o --set data.source=none", ("data.source='none': expected digits",)),
-    "no such npz": Bad("train quickstart --out o --set data.source=none.npz", ("not readable as .npz (there is no such file)",)),
+    "no data": Bad("train quickstart --out o --set data.source=none", ("data.source='none': expected digits", "there is none at /")),
+    "no such npz": Bad("train quickstart --out o --set data.source=none.npz", ("not readable as .npz (there is no such file, looked for at /",)),
     "own data": Bad("train quickstart --out o --set data.source=own", ("own training is what",)),
+    "batch of one sample": Bad("train c.toml", ("step 1 has a batch of 1 of 1347 samples", "choose another training.batch"), toml(DEEP)),
     "empty folder of images": Bad("train quickstart --out o --set data.source=empty", ("data.source='empty'",), lambda f: (f / "empty").mkdir()),
 }  # fmt: skip
 

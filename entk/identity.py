@@ -144,7 +144,8 @@ def sha256(tensors: dict[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name, t in sorted(tensors.items()):
         digest.update(f"{name} {t.dtype} {tuple(t.shape)}".encode())
-        digest.update(t.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        plain = t.detach().cpu().resolve_neg().contiguous()
+        digest.update(plain.reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
 
 

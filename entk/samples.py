@@ -70,6 +70,9 @@ def as_samples(x: Any, label: str) -> Tensor | Samples:
             f"{label} is {type(x).__name__}, expected a tensor [N, ...], or a tuple or dict of "
             "tensors, which the model gets as positional or keyword arguments"
         )
+    odd = [key for key in x if not isinstance(key, str)] if isinstance(x, dict) else []
+    if odd:
+        raise InputError(f"{label} has the key {odd[0]!r}, expected names of the model's arguments")
     leaves, tree = pytree.tree_flatten(x)
     tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
     if not tensors:

@@ -68,13 +68,19 @@ def why_not_products(device: torch.device, dtype: torch.dtype) -> str | None:
     return None if dtype in (torch.float32, torch.float64) else f"it has no products of {dtype}"
 
 
+def _unit(t: Tensor, *axes: int) -> Tensor:
+    """With a unit stride on one of the axes, and in memory what it says: a negative view is not."""
+    t = t.resolve_neg()
+    return t if 1 in [t.stride(axis) for axis in axes] else t.contiguous()
+
+
 def gram_native(j: Tensor, k: Tensor, out: Tensor, outputs: str, *, lower: bool = False) -> None:
     """As `gram`; only the lower triangle is formed where it is all that is asked for."""
     gram(j, k, out, outputs, lower=lower, accumulate=_gram)
 
 
 def _gram(j: Tensor, k: Tensor, out: Tensor, lower: bool) -> None:
-    j, k = (t if t.stride(1) == 1 else t.contiguous() for t in (j, k))
+    j, k = _unit(j, 1), _unit(k, 1)
     rows = (t for pair in ((t.data_ptr(), t.stride(0)) for t in (j, k, out)) for t in pair)
     shape = (*out.shape, j.shape[1])
     _native.gram(*rows, *shape, lower, _is_double(out), torch.get_num_threads())
@@ -100,21 +106,17 @@ class NativeLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(weight)
-        x2, weight = x.reshape(-1, x.shape[-1]), weight.contiguous()
-        x2 = x2 if x2.stride(1) == 1 else x2.contiguous()
         y = x.new_empty(*x.shape[:-1], len(weight))
-        bias = None if bias is None else bias.contiguous()
-        _multiply(x2, weight, y, bias)
+        bias = None if bias is None else _unit(bias, 0)
+        _multiply(_unit(x.reshape(-1, x.shape[-1]), 1), _unit(weight, 1), y, bias)
         return y
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, g: Tensor) -> tuple:
         (weight,) = ctx.saved_tensors
-        g2, weight = g.reshape(-1, g.shape[-1]), weight.contiguous()
-        g2 = g2 if g2.stride(1) == 1 else g2.contiguous()
         grad = g.new_empty(*g.shape[:-1], weight.shape[1])
-        _multiply(g2, weight.T, grad, None)
+        _multiply(_unit(g.reshape(-1, g.shape[-1]), 1), _unit(weight, 1).T, grad, None)
         return grad, None, None
 
 
@@ -149,7 +151,7 @@ def fused_gram_native(
 
 
 def _with_unit_strides(f: Factors) -> tuple[Tensor, Tensor]:
-    return tuple(t if 1 in t.stride()[-2:] else t.contiguous() for t in f)
+    return tuple(_unit(t, -2, -1) for t in f)
 
 
 def _mode(outputs: str) -> int:
@@ -160,7 +162,7 @@ def pairs_gram_native(
     x: Factors, z: Factors, out: Tensor, outputs: str, *, lower: bool = False
 ) -> None:
     """As `pairs_gram`; what comes between the factors and `out` stays in the caches."""
-    a, g, b, h = (t.contiguous() for t in (*x, *z))
+    a, g, b, h = (t.resolve_neg().contiguous() for t in (*x, *z))
     patch = 0 if x.is_tokens else a.shape[2]
     n, o, m = {"all": (0, 1, 2), "diagonal": (1, 0, 2)}.get(outputs, (0, 0, 1))
     strides = (out.stride(n), out.stride(o), out.stride(m))

@@ -129,6 +129,7 @@ CALLS = {
     "no z": bad(lambda: entk.ntk(MODEL, X, X[:0]), "z has shape (0, 3), expected at least one sample"),
     "a list of numbers": bad(lambda: entk.ntk(MODEL, [1.0, 2.0]), "x holds no tensor"),
     "an array": bad(lambda: entk.ntk(MODEL, X.numpy()), "x is ndarray, expected a tensor"),
+    "samples by number": bad(lambda: entk.ntk(MODEL, {0: X}), "x has the key 0, expected names"),
     "a string": bad(lambda: entk.ntk(MODEL, "data"), "x is str, expected a tensor"),
     "double samples": bad(lambda: entk.ntk(MODEL, X.double()), "x is torch.float64", "convert one"),
     "complex samples": bad(lambda: entk.ntk(MODEL, X.to(torch.complex64)), "x is torch.complex64", "real numbers"),

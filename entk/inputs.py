@@ -73,6 +73,8 @@ def parameter_names(model: nn.Module, params: Iterable[str] | None) -> tuple[str
                 f"parameter {name!r} has no numbers yet (of a lazy module, or on the meta device); "
                 "call the model once, or load a state"
             )
+        if known[name].layout != torch.strided:
+            raise InputError(f"parameter {name!r} is {known[name].layout}; make it .to_dense()")
         if known[name].dtype not in DTYPES:
             raise InputError(
                 f"parameter {name!r} is {known[name].dtype}, expected float32 or float64; convert "
@@ -93,14 +95,15 @@ def check_samples(parameter: Tensor, x: Tensor | Samples, z: Tensor | Samples | 
     for label, samples in (("x", x), ("z", z)):
         named = {} if samples is None else named_tensors(samples, label)
         for name, t in named.items():
+            if t.is_complex() or t.is_quantized or t.is_nested or t.layout != torch.strided:
+                kind = "nested" if t.is_nested else t.layout
+                raise InputError(
+                    f"{name} is {t.dtype} with layout {kind}, expected real numbers in a dense "
+                    "tensor; use .real, .dequantize() or .to_dense()"
+                )
             if t.dim() == 0 or len(t) == 0:
                 raise InputError(
                     f"{name} has shape {tuple(t.shape)}, expected at least one sample along axis 0"
-                )
-            if t.is_complex() or t.layout != torch.strided:
-                raise InputError(
-                    f"{name} is {t.dtype} with layout {t.layout}, expected real numbers in a dense "
-                    "tensor; use .real or .to_dense()"
                 )
             if len(t) != len(samples):
                 raise InputError(

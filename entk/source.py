@@ -31,7 +31,13 @@ class Source:
             label = str(Path(kernel))
             kernel = open_kernel(kernel)
         elif isinstance(kernel, np.ndarray):
-            kernel = torch.from_numpy(kernel)
+            try:
+                kernel = torch.from_numpy(kernel)
+            except (TypeError, ValueError) as error:  # of other byte orders, or read backwards
+                raise InputError(
+                    f"{label} kernel is an array that torch cannot take ({error!s:.100}); copy it, "
+                    "as np.array(k, float)"
+                ) from None
         if not isinstance(kernel, (Tensor, KernelFile)):
             raise InputError(
                 f"{label} kernel is {type(kernel).__name__}, expected a tensor, an array, a "
@@ -45,6 +51,8 @@ class Source:
         if isinstance(kernel, Tensor):
             if not kernel.is_floating_point():
                 raise InputError(f"{label} kernel is {kernel.dtype}, expected floating point")
+            if kernel.layout != torch.strided:
+                raise InputError(f"{label} kernel is {kernel.layout}; make it .to_dense()")
             if kernel.dtype not in (torch.float32, torch.float64):
                 kernel = kernel.float()
             kernel = kernel.detach()

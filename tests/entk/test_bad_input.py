@@ -45,6 +45,12 @@ def state(**entries: float) -> nn.Module:
     return model
 
 
+def sparse_layer() -> nn.Module:
+    layer = nn.Linear(3, 2)
+    layer.weight = nn.Parameter(layer.weight.detach().to_sparse())
+    return layer
+
+
 def with_entry(value: float) -> torch.Tensor:
     x = torch.ones(5, 3)
     x[3, 1] = value
@@ -129,6 +135,11 @@ CALLS = {
     "no z": bad(lambda: entk.ntk(MODEL, X, X[:0]), "z has shape (0, 3), expected at least one sample"),
     "a list of numbers": bad(lambda: entk.ntk(MODEL, [1.0, 2.0]), "x holds no tensor"),
     "an array": bad(lambda: entk.ntk(MODEL, X.numpy()), "x is ndarray, expected a tensor"),
+    "nested samples": bad(lambda: entk.ntk(MODEL, torch.nested.nested_tensor([X[0], X[1]])), "x is torch.float32 with layout nested"),
+    "quantised samples": bad(lambda: entk.ntk(MODEL, torch.quantize_per_tensor(X, 0.1, 0, torch.quint8)), "x is torch.quint8"),
+    "a sparse parameter": bad(lambda: entk.ntk(sparse_layer(), X), "parameter 'weight' is torch.sparse_coo"),
+    "a sparse kernel": bad(lambda: entk.kernel_distance(K.to_sparse(), K), "kernel is torch.sparse_coo"),
+    "a kernel of another byte order": bad(lambda: entk.kernel_distance(K.numpy().astype(">f4"), K), "kernel is an array that torch cannot take"),
     "samples by number": bad(lambda: entk.ntk(MODEL, {0: X}), "x has the key 0, expected names"),
     "a string": bad(lambda: entk.ntk(MODEL, "data"), "x is str, expected a tensor"),
     "double samples": bad(lambda: entk.ntk(MODEL, X.double()), "x is torch.float64", "convert one"),

@@ -103,7 +103,8 @@ def _launch(x: Factors, z: Factors, out: Tensor, outputs: str, lower: bool, prec
     pairs = programs(n, m, lower)
     with on_device(out):
         if outputs == "all":
-            own = block(o, 16, OUT)
+            spills = x.is_tokens and precision == "bf16x6"  # 32 of them, by 8 bytes
+            own = block(o, 16, OUT // 2 if spills else OUT)
             grid = (pairs, triton.cdiv(o, own), triton.cdiv(o, own))
             tile |= {"OUT": own, **options(WARPS[side, own], 1)}
             apply_kernel[grid](*factors, *strides, *out.stride(), **tile)

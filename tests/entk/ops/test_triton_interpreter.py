@@ -49,5 +49,6 @@ def test_kernels():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_kernels_slowly():
     run("slow")

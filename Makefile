@@ -12,7 +12,7 @@ help:
 	@echo "make quickstart   install, train the digits run, write runs/quickstart/report.html"
 	@echo "make test         install, check style, run the tests"
 	@echo "make lint         style only"
-	@echo "make slow         tests that take minutes (VGG-16 against torch.func, long kill tests)"
+	@echo "make slow         tests that take minutes, expected times among them: on an idle machine"
 	@echo "make hosts        one kernel on two hosts (network namespaces: needs root), cut cables, ranks that hang"
 	@echo "make mutations    deliberate mistakes that tests must notice (minutes; no part of make test)"
 	@echo "make fuzz         10,000 damaged files through every reader (minutes; 500 are part of make test)"

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from entk.capture import forward, rounding
-from entk.errors import ModelStateError, UnsupportedModelError
+from entk.errors import UnsupportedModelError
 from entk.samples import Samples
 
 SEVERAL = 8  # samples, spread over the data, on which layouts and independence are tested
@@ -49,9 +49,9 @@ def _check_draws(model, state, x: Tensor | Samples, device: torch.device) -> Non
             forward(model, state, x)
         if _random_state(device) == before:
             return
-    raise ModelStateError(
-        "the model draws random numbers in its forward pass, so two passes may differ (dropped "
-        "paths, noise); call model.eval(), or take them out"
+    raise UnsupportedModelError(
+        "the model draws random numbers in its forward pass (dropped paths, noise), so two forward "
+        "passes differ; call model.eval(), or take them out"
     )
 
 

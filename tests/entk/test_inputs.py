@@ -98,7 +98,9 @@ def test_paths_that_are_seldom_dropped():
     """All passes that are looked at may be the same by chance, and a later one another."""
     model = fn(lambda s, x: s.f(x * torch.empty(len(x), 1).bernoulli_(0.99)), f=of(nn.Linear, 4, 2))
     for call in (entk.ntk, entk.ntk_operator):
-        with pytest.raises(entk.UnsupportedModelError, match=r"draws random numbers.*model.eval\(\)"):
+        with pytest.raises(
+            entk.UnsupportedModelError, match=r"draws random numbers.*model.eval\(\)"
+        ):
             call(model().eval(), X)
 
 

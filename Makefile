@@ -16,7 +16,7 @@ help:
 	@echo "make hosts        one kernel on two hosts (network namespaces: needs root), cut cables, ranks that hang"
 	@echo "make mutations    deliberate mistakes that tests must notice (minutes; no part of make test)"
 	@echo "make fuzz         10,000 damaged files through every reader (minutes; 500 are part of make test)"
-	@echo "make torture      kills, disk errors and power loss at every call, counted (an hour on two cores)"
+	@echo "make torture      kills, disk errors and power loss at every call, counted (one to two hours)"
 	@echo "make packaging    installs into fresh environments, with and without a compiler"
 	@echo "make slurm        runs and sweeps through a SLURM of two nodes, started for it (as root; 15 minutes, 20 on a busy machine)"
 	@echo "make bench        benchmarks beside other libraries, short set, to benchmarks/results/"

@@ -133,9 +133,11 @@ def step_loss(model: nn.Module, config: Config, data: Dataset, step: int) -> Ten
     x, y = step_batch(config, data, step)
     try:
         return cross_entropy(model(x), y)
-    except ValueError as error:  # batch norm has nothing to average over
-        raise UserError(
-            f"step {step} has a batch of {len(x)} of {len(data.x_train)} samples: {error!s:.100}; "
+    except ValueError as error:
+        if len(x) > 1:
+            raise
+        raise UserError(  # batch norm has nothing to average over
+            f"step {step} has a batch of 1 of {len(data.x_train)} samples: {error!s:.100}; "
             "choose another training.batch"
         ) from None
 

@@ -133,8 +133,8 @@ class Multiplied(nn.Linear):
         return super().forward(x) * by.factor
 
 
-def test_an_argument_without_a_repr_of_its_own_is_the_same_in_another_process(tmp_path):
-    """Its address is not; what it does is."""
+def test_an_argument_without_a_repr_of_its_own_is_the_same_at_another_address(tmp_path):
+    """As in another process; what it does counts."""
     model = Multiplied(3, 2)
     kept = Factor(1.0)
     entk.write_ntk(tmp_path / "k.h5", model, (X, kept)).close()

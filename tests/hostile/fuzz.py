@@ -137,7 +137,7 @@ def _read(kind: str, place: Path, expected: bytes) -> tuple[str, str]:
         message = str(error)
         fine = "\n" not in message and len(message) - len(str(place)) < LONGEST
         return ("refused", "") if fine else ("untyped", message)
-    except Exception:
+    except Exception:  # counted: it is none of ours
         return "untyped", traceback.format_exc()
     if found == expected:
         return "same", ""
